@@ -1,0 +1,1 @@
+"""The contracts between the parts: what data looks like when it crosses."""

@@ -1,0 +1,67 @@
+"""The item and user contracts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from feedloop.contracts.events import Id, Text, _field
+from feedloop.errors import InvalidRecord
+
+Instant = Annotated[datetime, Meta(tz=True)]
+METADATA_BYTES = 16_384
+
+
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    item_id: Id
+    category: Text
+    published_at: Instant
+    is_active: bool = True
+    title: Annotated[str, Meta(max_length=2000)] = ""
+    description: Annotated[str, Meta(max_length=20_000)] = ""
+    tags: Annotated[list[Text], Meta(max_length=100)] = []
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    user_id: Id
+    created_at: Instant
+    country: Text | None = None
+    segment: Text | None = None
+    device: Text | None = None
+    referral_source: Text | None = None
+    declared_preferences: Annotated[list[Text], Meta(max_length=100)] = []
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_decoders = {Item: msgspec.json.Decoder(Item), User: msgspec.json.Decoder(User)}
+
+
+def decode_item(value: bytes | memoryview) -> Item:
+    """The item in ``value``, a JSON object, or ``InvalidRecord``."""
+    return _decode(value, Item)
+
+
+def decode_user(value: bytes | memoryview) -> User:
+    """The user in ``value``, a JSON object, or ``InvalidRecord``."""
+    return _decode(value, User)
+
+
+def _decode(value: bytes | memoryview, kind: type) -> Item | User:
+    try:
+        record = _decoders[kind].decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        text = str(error)
+        found = _field.search(text)
+        name = (found[1] or found[2] or "") if found else ""
+        raise InvalidRecord(name, text.split(" - at ")[0]) from error
+    if len(record.metadata) > METADATA_BYTES:
+        raise InvalidRecord("metadata", f"larger than {METADATA_BYTES} bytes")
+    try:
+        str(memoryview(record.metadata), "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRecord("metadata", "not UTF-8") from error
+    return record

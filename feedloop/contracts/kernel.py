@@ -1,0 +1,46 @@
+"""The kernel's contract: a batch of users in, a batch of lists out.
+
+Retrieval, ranking and re-ranking are one pure function. DuckDB streams batches
+through it, Spark maps it over partitions, the stream hands it a few users.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyarrow as pa
+
+USER_COLUMNS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("vector", pa.list_(pa.float32())),
+        pa.field("user_category_affinity", pa.list_(pa.float32())),
+        pa.field("recent_items", pa.list_(pa.string())),
+        pa.field("consumed_items", pa.list_(pa.string())),
+    ]
+)
+"""What the kernel needs to know of a user, besides one float column for each
+ranked user feature of the registry. ``vector`` is the folded-in embedding
+(null: no history); ``recent_items`` the last engagements, newest first;
+``consumed_items`` what the surface's repeat policy keeps away."""
+
+LIST_COLUMNS = pa.schema(
+    [
+        pa.field("rec_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("surface", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("sources", pa.list_(pa.string())),
+        pa.field("propensities", pa.list_(pa.float32())),
+        pa.field("feature_values", pa.list_(pa.float32())),
+    ]
+)
+"""One row a user. The lists are parallel, index 0 highest; ``feature_values``
+is row-major, items by the build's feature names."""
+
+
+class Kernel(Protocol):
+    def lists(self, users: pa.RecordBatch, surface: str) -> pa.RecordBatch:
+        """Lists (LIST_COLUMNS) for ``users`` (USER_COLUMNS and features)."""
+        ...
