@@ -10,15 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-BATCH_ROWS = 10_000
+BATCH_ROWS = 2048
 
 
 def arrow(relation: Any) -> pa.Table:
     """All rows of ``relation``."""
-    if hasattr(relation, "to_arrow_table"):
-        table: pa.Table = relation.to_arrow_table()
-        return table
-    table = relation.toArrow()
+    read = getattr(relation, "to_arrow_table", None) or relation.toArrow
+    table: pa.Table = read()
     return table
 
 

@@ -36,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "feedloop"
     home: Annotated[
-        str, Meta(description="folder of the embedded log, tables, warehouse and builds")
+        str,
+        Meta(description="folder of the embedded log, tables and builds"),
     ] = ".feedloop"
     project_dir: Annotated[
         str, Meta(description="the dbt project's root, which holds seeds/")
@@ -45,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Meta(description="folder of the public datasets that import reads")
     ] = "../shared/data"
     clock_file: Annotated[
-        str, Meta(description="a file with an ISO instant to use as the clock; empty: the system's")
+        str,
+        Meta(description="file with an ISO instant to take as the clock"),
     ] = ""
 
     # the event log
@@ -56,12 +58,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Meta(description="Kafka bootstrap servers, host:port,host:port")
     ] = "localhost:9092"
     log_partitions: Annotated[
-        int, Meta(ge=1, le=1024, description="partitions of a topic that Feedloop creates")
+        int,
+        Meta(ge=1, le=1024, description="partitions of a topic that Feedloop creates"),
     ] = 2
 
     # the tables
     catalog_uri: Annotated[
-        str, Meta(description="Iceberg catalog (sqlite:///…, postgresql://…, http://…); empty: SQLite in home")
+        str,
+        Meta(
+            description="Iceberg catalog, sqlite:///… or postgresql://…; empty: in home"
+        ),
     ] = ""
     warehouse_uri: Annotated[
         str, Meta(description="where Iceberg keeps data files; empty: in home")
@@ -73,7 +79,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(ge=0, description="how far ahead of the log's clock an event may be")
     ] = 3600
     dedupe_horizon_days: Annotated[
-        int, Meta(ge=1, description="how far before a batch's first event a repeated event_id is looked for")
+        int,
+        Meta(
+            ge=1,
+            description="how far before a batch a repeated event_id is looked for",
+        ),
     ] = 30
 
     # the online store
@@ -82,21 +92,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
 
     # HTTP
-    collector_host: Annotated[str, Meta(description="address the collector binds")] = "127.0.0.1"
+    collector_host: Annotated[str, Meta(description="address the collector binds")] = (
+        "127.0.0.1"
+    )
     collector_port: Annotated[Port, Meta(description="port of the collector")] = 8080
-    server_host: Annotated[str, Meta(description="address the serving API binds")] = "127.0.0.1"
+    server_host: Annotated[str, Meta(description="address the serving API binds")] = (
+        "127.0.0.1"
+    )
     server_port: Annotated[Port, Meta(description="port of the serving API")] = 8081
     collect_keys: Annotated[
-        str, Meta(description="API keys that may send events, comma-separated", extra_json_schema=SECRET)
+        str,
+        Meta(
+            description="API keys that may send events, comma-separated",
+            extra_json_schema=SECRET,
+        ),
     ] = "dev-collect"
     read_keys: Annotated[
-        str, Meta(description="API keys that may read lists, comma-separated", extra_json_schema=SECRET)
+        str,
+        Meta(
+            description="API keys that may read lists, comma-separated",
+            extra_json_schema=SECRET,
+        ),
     ] = "dev-read"
     write_keys: Annotated[
-        str, Meta(description="API keys that may write items, users and features, comma-separated", extra_json_schema=SECRET)
+        str,
+        Meta(
+            description="API keys that may write the catalogues, comma-separated",
+            extra_json_schema=SECRET,
+        ),
     ] = "dev-write"
     signing_key: Annotated[
-        str, Meta(min_length=8, description="signs request_id, so that impressions can't be forged", extra_json_schema=SECRET)
+        str,
+        Meta(
+            min_length=8,
+            description="signs request_id, so that nobody can forge one",
+            extra_json_schema=SECRET,
+        ),
     ] = "dev-signing-key"
     max_body_bytes: Annotated[
         int, Meta(ge=1024, description="largest request body, unpacked")
@@ -147,6 +178,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.warehouse_uri or (self.home_dir / "iceberg").as_uri()
 
     @property
+    def catalog_name(self) -> str:
+        """Name of the Iceberg catalog. No schema may be called like it: Spark
+        reads the first part of ``a.b`` as a catalog where one has that name."""
+        return f"{self.namespace}_lake"
+
+    @property
     def raw_schema(self) -> str:
         """Iceberg namespace, and the warehouse's schema, of the raw tables."""
         return f"{self.namespace}_raw"
@@ -156,7 +193,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.namespace}.{stream}"
 
 
-def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def from_environment(
+    environ: Mapping[str, str] | None = None, **overrides: Any
+) -> Settings:
     """Settings from ``FEEDLOOP_*`` variables, with ``overrides`` on top.
 
     Raises ``SettingsError`` for an unknown variable or an unusable value.

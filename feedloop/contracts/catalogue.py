@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from feedloop.contracts.events import Id, Text, _field
+from feedloop.contracts.events import Id, Text, field_and_reason
 from feedloop.errors import InvalidRecord
 
 Instant = Annotated[datetime, Meta(tz=True)]
@@ -54,10 +54,7 @@ def _decode(value: bytes | memoryview, kind: type) -> Item | User:
     try:
         record = _decoders[kind].decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        text = str(error)
-        found = _field.search(text)
-        name = (found[1] or found[2] or "") if found else ""
-        raise InvalidRecord(name, text.split(" - at ")[0]) from error
+        raise InvalidRecord(*field_and_reason(error)) from error
     if len(record.metadata) > METADATA_BYTES:
         raise InvalidRecord("metadata", f"larger than {METADATA_BYTES} bytes")
     try:

@@ -74,12 +74,12 @@ _promoted = msgspec.json.Decoder(PromotedContext)
 _field = re.compile(r"`\$\.?([\w.\[\]]*)`$|field `([^`]*)`")
 
 
-def _invalid(error: Exception, prefix: str = "") -> InvalidEvent:
-    """``error`` of msgspec as an InvalidEvent that names the field."""
+def field_and_reason(error: Exception) -> tuple[str, str]:
+    """Which field an error of msgspec speaks of ("": the whole), and why."""
     text = str(error)
     found = _field.search(text)
-    name = (found[1] or found[2] or "") if found else ""
-    return InvalidEvent(f"{prefix}{name}".rstrip("."), text.split(" - at ")[0])
+    field = (found[1] or found[2] or "") if found else ""
+    return field, text.split(" - at ", maxsplit=1)[0]
 
 
 def decode_event(
@@ -96,7 +96,7 @@ def decode_event(
     try:
         event = _event.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _invalid(error) from error
+        raise InvalidEvent(*field_and_reason(error)) from error
     for name in ("event_id", "user_id", "item_id"):
         text = getattr(event, name)
         if not text.isascii() and len(text.encode(errors="replace")) > ID_BYTES:
@@ -130,7 +130,8 @@ def decode_event(
     try:
         promoted = _promoted.decode(context)
     except msgspec.DecodeError as error:
-        raise _invalid(error, "context.") from error
+        field, reason = field_and_reason(error)
+        raise InvalidEvent(f"context.{field}".rstrip("."), reason) from error
     return DecodedEvent(event, context, promoted)
 
 

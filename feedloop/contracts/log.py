@@ -65,9 +65,7 @@ class EventLog(Protocol):
         """None where the topic doesn't exist."""
         ...
 
-    def read(
-        self, topic: str, offsets: Mapping[int, int], limit: int
-    ) -> Batch:
+    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
         """Up to ``limit`` committed records from ``offsets`` (absent: the
         beginning) on, and no more than were there when it was called."""
         ...

@@ -1,0 +1,109 @@
+{#- Arrays: the two warehouses differ in base, order and names. -#}
+
+{#- The values of the rows where `only` holds, ascending by `order_by`, at most
+    `most` of them; null where there is none. -#}
+{% macro array_ordered(value, order_by, most, only='true') -%}
+  {{ return(
+      adapter.dispatch('array_ordered', 'feedloop')(value, order_by, most, only)
+  ) }}
+{%- endmacro %}
+
+{% macro default__array_ordered(value, order_by, most, only) -%}
+  array_slice(
+    array_agg({{ value }} order by {{ order_by }}) filter (where {{ only }}),
+    1,
+    {{ most }}
+  )
+{%- endmacro %}
+
+{% macro spark__array_ordered(value, order_by, most, only) -%}
+  slice(
+    transform(
+      array_sort(
+        collect_list(struct({{ order_by }} as place, {{ value }} as value))
+        filter (where {{ only }})
+      ),
+      pair -> pair.value
+    ),
+    1,
+    {{ most }}
+  )
+{%- endmacro %}
+
+{#- The place of a value in an array from 1 on, 0 where it isn't there. -#}
+{% macro array_place(array, value) -%}
+  {{ return(adapter.dispatch('array_place', 'feedloop')(array, value)) }}
+{%- endmacro %}
+
+{% macro default__array_place(array, value) -%}
+  coalesce(list_position({{ array }}, {{ value }}), 0)
+{%- endmacro %}
+
+{% macro spark__array_place(array, value) -%}
+  coalesce(array_position({{ array }}, {{ value }}), 0)
+{%- endmacro %}
+
+{#- The value at a place from 1 on, null where there is none. -#}
+{% macro array_at(array, place) -%}
+  {{ return(adapter.dispatch('array_at', 'feedloop')(array, place)) }}
+{%- endmacro %}
+
+{% macro default__array_at(array, place) -%}
+  list_extract({{ array }}, {{ place }})
+{%- endmacro %}
+
+{% macro spark__array_at(array, place) -%}
+  try_element_at({{ array }}, cast({{ place }} as int))
+{%- endmacro %}
+
+{#- `length` values from a place (from 1) on. -#}
+{% macro array_part(array, place, length) -%}
+  {{ return(adapter.dispatch('array_part', 'feedloop')(array, place, length)) }}
+{%- endmacro %}
+
+{% macro default__array_part(array, place, length) -%}
+  array_slice({{ array }}, {{ place }}, {{ place }} + {{ length }} - 1)
+{%- endmacro %}
+
+{% macro spark__array_part(array, place, length) -%}
+  slice({{ array }}, {{ place }}, {{ length }})
+{%- endmacro %}
+
+{% macro array_length(array) -%}
+  {{ return(adapter.dispatch('array_length', 'feedloop')(array)) }}
+{%- endmacro %}
+
+{% macro default__array_length(array) -%}len({{ array }}){%- endmacro %}
+
+{% macro spark__array_length(array) -%}size({{ array }}){%- endmacro %}
+
+{% macro type_float_array() -%}
+  {{ return(adapter.dispatch('type_float_array', 'feedloop')()) }}
+{%- endmacro %}
+
+{% macro default__type_float_array() -%}float[]{%- endmacro %}
+
+{% macro spark__type_float_array() -%}array<float>{%- endmacro %}
+
+{% macro array_distinct(array) -%}
+  {{ return(adapter.dispatch('array_distinct', 'feedloop')(array)) }}
+{%- endmacro %}
+
+{% macro default__array_distinct(array) -%}list_distinct({{ array }}){%- endmacro %}
+
+{% macro spark__array_distinct(array) -%}
+  array_distinct({{ array }})
+{%- endmacro %}
+
+{#- A join that gives every element of `array` a row, as `name`. -#}
+{% macro explode(array, alias, name) -%}
+  {{ return(adapter.dispatch('explode', 'feedloop')(array, alias, name)) }}
+{%- endmacro %}
+
+{% macro default__explode(array, alias, name) -%}
+  cross join lateral (select unnest({{ array }}) as {{ name }}) as {{ alias }}
+{%- endmacro %}
+
+{% macro spark__explode(array, alias, name) -%}
+  lateral view explode({{ array }}) {{ alias }} as {{ name }}
+{%- endmacro %}

@@ -1,0 +1,28 @@
+-- Every item anyone has spoken of: the catalogue's, and those that only events
+-- name. The latter have a category of their own and are never recommended,
+-- because nothing says that they are active.
+with catalogue as (
+    select * from {{ ref('stg_items') }}
+),
+
+items_of_events as (
+    select
+        item_id,
+        min(occurred_at) as first_seen_at
+    from {{ ref('stg_events') }}
+    group by item_id
+)
+
+select
+    coalesce(catalogue.item_id, items_of_events.item_id) as item_id,
+    coalesce(catalogue.category, 'uncatalogued') as category,
+    coalesce(
+        catalogue.published_at, items_of_events.first_seen_at
+    ) as published_at,
+    coalesce(catalogue.is_active, false) as is_active,
+    coalesce(catalogue.title, '') as title,
+    coalesce(catalogue.description, '') as description,
+    catalogue.tags
+from catalogue
+full outer join items_of_events
+    on catalogue.item_id = items_of_events.item_id

@@ -1,0 +1,78 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+) }}
+
+with source as (
+    select * from {{ source('raw', 'events') }}
+    {% if is_incremental() %}
+        where load_seq > (select coalesce(max(load_seq), -1) from {{ this }})
+    {% endif %}
+),
+
+event_types as (
+    select * from {{ ref('event_types') }}
+),
+
+numbered as (
+    select
+        *,
+        row_number() over (
+            partition by event_id
+            order by load_seq, log_partition, log_offset
+        ) as occurrence
+    from source
+),
+
+-- The loader stores an event once; this holds if a table was ever repaired by
+-- hand.
+first_occurrences as (
+    select * from numbered
+    where
+        occurrence = 1
+        {% if is_incremental() %}
+            and not exists (
+                select 1 from {{ this }} as earlier
+                where earlier.event_id = numbered.event_id
+            )
+        {% endif %}
+),
+
+renamed as (
+    select
+        -- ids
+        first_occurrences.event_id,
+        first_occurrences.user_id,
+        first_occurrences.item_id,
+        first_occurrences.session_id,
+        first_occurrences.request_id,
+        first_occurrences.rec_id,
+
+        -- what happened
+        first_occurrences.event_type,
+        event_types.role,
+        event_types.weight,
+        event_types.half_life_days,
+        event_types.is_label,
+        first_occurrences.event_value,
+        first_occurrences.dwell_time_ms,
+
+        -- where
+        first_occurrences.device,
+        first_occurrences.surface,
+        first_occurrences.page_position,
+        first_occurrences.model_version,
+
+        -- when
+        first_occurrences.occurred_at,
+        cast(first_occurrences.occurred_at as date) as occurred_on,
+        first_occurrences.ingested_at,
+        first_occurrences.log_partition,
+        first_occurrences.log_offset,
+        first_occurrences.load_seq
+    from first_occurrences
+    inner join event_types
+        on first_occurrences.event_type = event_types.event_type
+)
+
+select * from renamed

@@ -1,0 +1,18 @@
+{{ config(materialized='view') }}
+
+with source as (
+    select * from {{ source('raw', 'feature_log') }}
+),
+
+renamed as (
+    select
+        rec_id,
+        build_id,
+        generated_at,
+        feature_names,
+        item_ids,
+        feature_values
+    from source
+)
+
+select * from renamed

@@ -1,0 +1,30 @@
+from feedloop import frames
+from feedloop.contracts import seeds
+from feedloop.settings import from_environment
+from recommender import stages
+from recommender.params import KernelParams
+
+
+def model(dbt, session):
+    dbt.config(materialized="table")
+    settings = from_environment()
+    serving = "purpose = 'serving'"
+    instant = frames.only_row(dbt.ref("int_as_of").filter(serving))
+    ranker = frames.arrow(dbt.ref("rank_ranker")).to_pylist()
+    manifest = stages.write_build(
+        settings.builds_dir,
+        as_of=instant["as_of"],
+        items=frames.arrow(dbt.ref("feat_items").sort("item_id")),
+        vectors=frames.arrow(
+            dbt.ref("emb_item_vectors").filter(serving).sort("item_id")
+        ),
+        neighbours=frames.arrow(
+            dbt.ref("feat_item_neighbours").filter(serving).sort("item_id", "place")
+        ),
+        categories=frames.arrow(dbt.ref("dim_categories")),
+        ranker=ranker[0] if ranker else None,
+        features=seeds.read_features(settings.seeds_dir),
+        surfaces=seeds.read_surfaces(settings.seeds_dir),
+        params=KernelParams(**dbt.config.get("kernel")),
+    )
+    return frames.frame(session, stages.build_row(manifest))

@@ -1,0 +1,23 @@
+from feedloop import frames
+from feedloop.contracts import builds, seeds
+from feedloop.settings import from_environment
+from recommender import stages
+
+
+def model(dbt, session):
+    dbt.config(materialized="table")
+    settings = from_environment()
+    files = {
+        builds.LISTS_FILE: dbt.ref("rec_lists").sort("user_id", "surface"),
+        builds.FEATURE_LOG_FILE: dbt.ref("rec_feature_log").sort("rec_id"),
+        builds.USER_FEATURES_FILE: dbt.ref("feat_users").sort("user_id"),
+        builds.ITEM_FEATURES_FILE: dbt.ref("feat_items").sort("item_id"),
+    }
+    table = stages.publish(
+        settings.builds_dir,
+        frames.only_row(dbt.ref("rec_build")),
+        seeds.read_surfaces(settings.seeds_dir),
+        frames.arrow(dbt.ref("dim_categories")),
+        {name: frames.batches(session, rows) for name, rows in files.items()},
+    )
+    return frames.frame(session, table)

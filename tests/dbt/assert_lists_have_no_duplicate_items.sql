@@ -1,0 +1,3 @@
+select rec_id
+from {{ ref('rec_lists') }}
+where {{ array_length('item_ids') }} > {{ array_length(array_distinct('item_ids')) }}
