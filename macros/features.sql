@@ -28,3 +28,15 @@
     where feature_name = '{{ name }}'
   )
 {%- endmacro %}
+
+{#- A weight, halved for every half-life between two instants, in millionths:
+    whole numbers, so that the order in which a parallel sum adds them can't
+    change the result. -#}
+{% macro decayed_millionths(weight, occurred_at, as_of, half_life_seconds) -%}
+  cast(
+    {{ weight }} * 1000000 * power(
+      cast(0.5 as double),
+      {{ seconds_between(occurred_at, as_of) }} / ({{ half_life_seconds }})
+    ) as bigint
+  )
+{%- endmacro %}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -37,22 +37,26 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-_decoders = {Item: msgspec.json.Decoder(Item), User: msgspec.json.Decoder(User)}
+_item = msgspec.json.Decoder(Item)
+_user = msgspec.json.Decoder(User)
+_Record = TypeVar("_Record", Item, User)
 
 
 def decode_item(value: bytes | memoryview) -> Item:
     """The item in ``value``, a JSON object, or ``InvalidRecord``."""
-    return _decode(value, Item)
+    return _decode(value, _item)
 
 
 def decode_user(value: bytes | memoryview) -> User:
     """The user in ``value``, a JSON object, or ``InvalidRecord``."""
-    return _decode(value, User)
+    return _decode(value, _user)
 
 
-def _decode(value: bytes | memoryview, kind: type) -> Item | User:
+def _decode(
+    value: bytes | memoryview, decoder: msgspec.json.Decoder[_Record]
+) -> _Record:
     try:
-        record = _decoders[kind].decode(value)
+        record = decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRecord(*field_and_reason(error)) from error
     if len(record.metadata) > METADATA_BYTES:

@@ -5,6 +5,7 @@ select
     category,
     published_at,
     is_active,
+    item_trending,
     item_popularity_1d,
     item_popularity_7d,
     item_popularity_30d,

@@ -42,7 +42,7 @@ shares as (
             cast(windows.engagement_weight as double)
             / totals.engagement_weight,
             0
-        ) as share
+        ) as weight_share
     from totals
     cross join {{ ref('dim_categories') }} as categories
     left join windows
@@ -56,7 +56,7 @@ select
     purpose,
     as_of,
     user_id,
-    {{ array_ordered('share', 'category_place', 100000) }}
+    {{ array_ordered('weight_share', 'category_place', 100000) }}
         as user_category_affinity
 from shares
 group by purpose, as_of, user_id

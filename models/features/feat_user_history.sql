@@ -26,8 +26,9 @@ user_items as (
             when surfaces.repeat_policy = 'never' then true
             when surfaces.repeat_policy = 'always' then false
             else
-                {{ hours_after('pairs.last_engaged_at', 'surfaces.away_hours') }}
-                > pairs.as_of
+                pairs.as_of < {{ hours_after(
+                    'pairs.last_engaged_at', 'surfaces.away_hours'
+                ) }}
         end as is_away
     from {{ ref('int_user_items') }} as pairs
     cross join surfaces

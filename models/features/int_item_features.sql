@@ -10,6 +10,10 @@ instants as (
 
 popularity as (
     select * from {{ ref('feat_item_popularity') }}
+),
+
+trending as (
+    select * from {{ ref('feat_item_trending') }}
 )
 
 select
@@ -30,8 +34,11 @@ select
         coalesce(popularity.{{ name }}, {{ feature_default(name) }})
             as {{ name }},
     {% endfor %}
-    greatest(
-        {{ seconds_between('items.published_at', 'instants.as_of') }} / 86400, 0
+    coalesce(trending.item_trending, {{ feature_default('item_trending') }})
+        as item_trending,
+    -- Whole days: the exact age would name the item.
+    floor(
+        {{ seconds_between('items.published_at', 'instants.as_of') }} / 86400
     ) as item_age_days
 from items
 cross join instants
@@ -39,5 +46,9 @@ left join popularity
     on
         instants.purpose = popularity.purpose
         and items.item_id = popularity.item_id
+left join trending
+    on
+        instants.purpose = trending.purpose
+        and items.item_id = trending.item_id
 -- What was published later did not exist yet.
 where items.published_at <= instants.as_of

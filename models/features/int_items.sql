@@ -14,6 +14,7 @@ items_of_events as (
 )
 
 select
+    catalogue.tags,
     coalesce(catalogue.item_id, items_of_events.item_id) as item_id,
     coalesce(catalogue.category, 'uncatalogued') as category,
     coalesce(
@@ -21,8 +22,7 @@ select
     ) as published_at,
     coalesce(catalogue.is_active, false) as is_active,
     coalesce(catalogue.title, '') as title,
-    coalesce(catalogue.description, '') as description,
-    catalogue.tags
+    coalesce(catalogue.description, '') as description
 from catalogue
 full outer join items_of_events
     on catalogue.item_id = items_of_events.item_id

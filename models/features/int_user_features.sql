@@ -34,7 +34,8 @@ select
         'user_ctr_30d',
         'user_dwell_7d_ms',
     ] %}
-        coalesce(activity.{{ name }}, {{ feature_default(name) }}) as {{ name }},
+        coalesce(activity.{{ name }}, {{ feature_default(name) }})
+            as {{ name }},
     {% endfor %}
     affinity.user_category_affinity
 from people

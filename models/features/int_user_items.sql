@@ -16,29 +16,19 @@ pairs as (
         events.user_id,
         events.item_id,
         max(events.occurred_at) as last_engaged_at,
-        -- Weight halves every half_life_days. Whole millionths, so that the
-        -- order in which a parallel sum adds them can't change the result.
         cast(
-            sum(
-                cast(
-                    -- Without it one warehouse rounds and the other truncates.
-                    round(
-                        events.weight * 1000000 * power(
-                            cast(0.5 as double),
-                            {{ seconds_between(
-                                'events.occurred_at', 'instants.as_of'
-                            ) }} / 86400 / events.half_life_days
-                        )
-                    ) as bigint
-                )
-            ) as bigint
+            sum({{ decayed_millionths(
+                'events.weight',
+                'events.occurred_at',
+                'instants.as_of',
+                'events.half_life_days * 86400',
+            ) }}) as bigint
         ) as confidence_millionths
     from instants
-    inner join events
-        on
-            events.occurred_at <= instants.as_of
-            and events.occurred_at
-            > {{ days_before('instants.as_of', var('history_days')) }}
+    inner join events on instants.as_of >= events.occurred_at
+    where
+        events.occurred_at
+        > {{ days_before('instants.as_of', var('history_days')) }}
     group by
         instants.purpose, instants.as_of, events.user_id, events.item_id
 )

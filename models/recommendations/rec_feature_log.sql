@@ -1,3 +1,5 @@
+{{ config(materialized='view') }}
+
 with scored_lists as (
     select * from {{ ref('rec_scored_lists') }}
 ),

@@ -24,18 +24,22 @@ numbered as (
     from source
 ),
 
+earlier as (
+    {% if is_incremental() %}
+        select event_id from {{ this }}
+    {% else %}
+        select event_id from source
+        where false
+    {% endif %}
+),
+
 -- The loader stores an event once; this holds if a table was ever repaired by
 -- hand.
 first_occurrences as (
-    select * from numbered
-    where
-        occurrence = 1
-        {% if is_incremental() %}
-            and not exists (
-                select 1 from {{ this }} as earlier
-                where earlier.event_id = numbered.event_id
-            )
-        {% endif %}
+    select numbered.*
+    from numbered
+    left join earlier on numbered.event_id = earlier.event_id
+    where numbered.occurrence = 1 and earlier.event_id is null
 ),
 
 renamed as (

@@ -1,5 +1,3 @@
-{% set repeats = 'partition by rec_id, item_id order by occurred_at, event_id' %}
-
 with events as (
     select * from {{ ref('stg_events') }}
 ),
@@ -16,7 +14,10 @@ surfaces as (
 first_impressions as (
     select
         *,
-        row_number() over ({{ repeats }}) as occurrence
+        row_number() over (
+            partition by rec_id, item_id
+            order by occurred_at, event_id
+        ) as occurrence
     from events
     where role = 'exposure' and rec_id is not null
 ),
@@ -56,11 +57,12 @@ outcomes as (
             placed.rec_id = events.rec_id
             and placed.item_id = events.item_id
             and placed.user_id = events.user_id
-            and events.is_label
-            and events.occurred_at >= placed.shown_at
-            and events.occurred_at < {{ hours_after(
-                'placed.shown_at', 'surfaces.attribution_window_hours'
-            ) }}
+    where
+        events.is_label
+        and events.occurred_at >= placed.shown_at
+        and events.occurred_at < {{ hours_after(
+            'placed.shown_at', 'surfaces.attribution_window_hours'
+        ) }}
     group by placed.event_id
 )
 

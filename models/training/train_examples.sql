@@ -28,8 +28,11 @@ logged as (
     select
         impressions.rec_id as group_id,
         impressions.item_id,
-        cast(coalesce(impressions.page_position, impressions.list_position) as int)
-            as position,
+        cast(
+            coalesce(
+                impressions.page_position, impressions.list_position
+            ) as int
+        ) as position,
         cast(
             case when impressions.is_positive then 1 else 0 end as float
         ) as label,

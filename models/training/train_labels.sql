@@ -31,8 +31,8 @@ people as (
     from labels
     where
         user_id in (
-            select user_id from {{ ref('emb_kernel_users') }}
-            where purpose = 'training'
+            select known.user_id from {{ ref('emb_kernel_users') }} as known
+            where known.purpose = 'training'
         )
     group by user_id
 )

@@ -1,11 +1,30 @@
 {{ config(materialized='view') }}
 
 -- The people of train_labels as the kernel would have seen them.
-select users.*
-from {{ ref('emb_kernel_users') }} as users
-inner join {{ ref('surfaces') }} as surfaces
-    on users.surface = surfaces.surface
+with known as (
+    select * from {{ ref('emb_kernel_users') }}
+    where
+        purpose = 'training'
+        and surface in (
+            select surfaces.surface from {{ ref('surfaces') }} as surfaces
+            where surfaces.trains_ranker
+        )
+)
+
+select
+    purpose,
+    surface,
+    as_of,
+    user_id,
+    vector,
+    user_category_affinity,
+    recent_items,
+    consumed_items,
+    user_events_7d,
+    user_active_days_30d,
+    user_impressions_30d,
+    user_ctr_30d,
+    user_dwell_7d_ms
+from known
 where
-    users.purpose = 'training'
-    and surfaces.trains_ranker
-    and users.user_id in (select user_id from {{ ref('train_labels') }})
+    user_id in (select labels.user_id from {{ ref('train_labels') }} as labels)

@@ -8,8 +8,8 @@ def model(dbt, session):
     dbt.config(materialized="table")
     settings = from_environment()
     files = {
-        builds.LISTS_FILE: dbt.ref("rec_lists").sort("user_id", "surface"),
-        builds.FEATURE_LOG_FILE: dbt.ref("rec_feature_log").sort("rec_id"),
+        builds.LISTS_FILE: dbt.ref("rec_lists"),
+        builds.FEATURE_LOG_FILE: dbt.ref("rec_feature_log"),
         builds.USER_FEATURES_FILE: dbt.ref("feat_users").sort("user_id"),
         builds.ITEM_FEATURES_FILE: dbt.ref("feat_items").sort("item_id"),
     }

@@ -19,7 +19,8 @@ cross join newest_event
 cross join {{ ref('int_as_of') }} as instants
 where
     instants.purpose = 'serving'
-    and {{ hours_after('newest_event.ingested_at', 'registry.freshness_hours') }}
-    < instants.as_of
+    and instants.as_of > {{ hours_after(
+        'newest_event.ingested_at', 'registry.freshness_hours'
+    ) }}
     and exists (select 1 from {{ ref('feat_items') }})
     and exists (select 1 from {{ ref('feat_users') }})

@@ -1,0 +1,35 @@
+-- From events, not tiles: what is trending turns within hours.
+with events as (
+    select * from {{ ref('stg_events') }}
+    where role in ('engagement', 'conversion')
+),
+
+instants as (
+    select * from {{ ref('int_as_of') }}
+),
+
+recent as (
+    select
+        instants.purpose,
+        instants.as_of,
+        events.item_id,
+        {{ decayed_millionths(
+            'events.weight',
+            'events.occurred_at',
+            'instants.as_of',
+            var('trend_half_life_hours') ~ ' * 3600',
+        ) }} as millionths
+    from instants
+    inner join events on instants.as_of >= events.occurred_at
+    where
+        events.occurred_at
+        > {{ days_before('instants.as_of', var('trend_days')) }}
+)
+
+select
+    purpose,
+    as_of,
+    item_id,
+    cast(sum(millionths) as double) / 1000000 as item_trending
+from recent
+group by purpose, as_of, item_id

@@ -1,0 +1,150 @@
+"""The exploration slot: items that too few have seen, drawn with a known chance.
+
+Everything else stands in the list before the slots are filled. Then, slot by
+slot, an item is drawn from a pool of the user's remaining candidates with few
+impressions: those with the highest upper confidence bound of click-through
+(ties: the user's higher score). With B the bounds of the pool's items not yet
+drawn, T the temperature and f the floor, an item's chance is
+
+    (1 - f) softmax(B / T) + f / |pool|
+
+and that number is stored: given the list before it, it is exact. The draw is
+repeatable: its random number is a hash of the seed, the user's rec_id (user,
+surface and build) and the slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recommender.arrays import Bools, Doubles, Floats, Ints, Keys, descending
+from recommender.build import Build
+from recommender.candidates import Candidates
+from recommender.params import KernelParams
+from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, has_room
+
+
+@dataclass(frozen=True)
+class Explored:
+    """Both (users, list length): the probability with which the item was
+    chosen for its position, and whether exploration chose it."""
+
+    propensities: Floats
+    explored: Bools
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """(users, explore_pool): columns of the grid (-1: none) and their bounds."""
+
+    columns: Ints
+    bounds: Doubles
+
+
+def explore(
+    grid: Grid,
+    lists: Lists,
+    candidates: Candidates,
+    build: Build,
+    noise: Keys,
+    cap: int,
+) -> Explored:
+    """Fill the empty slots of ``lists``, in place.
+
+    ``noise``: one random 64-bit number a user. A slot prefers items whose
+    category has room in its block. Where no candidate with few impressions is
+    left, the best remaining one takes the slot, with probability 1.
+    """
+    rows, length = lists.columns.shape
+    propensities = np.ones((rows, length), np.float32)
+    explored = np.zeros((rows, length), np.bool_)
+    pool = _pool(grid, lists.free, candidates, build)
+    for start in range(0, length, BLOCK):
+        position = start + SLOT
+        open_ = np.flatnonzero(lists.length > position)
+        if len(open_) == 0:
+            break
+        room = has_room(grid, lists, start, cap)
+        columns = pool.columns[open_]
+        left = (columns != EMPTY) & lists.free[open_[:, None], columns]
+        roomy = left & room[open_[:, None], columns]
+        allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
+        chance = chances(pool.bounds[open_], allowed, build.params)
+        drawn = _draw(chance, uniform(noise[open_], start // BLOCK))
+        some = allowed.any(axis=1)
+        chosen = np.where(
+            some,
+            columns[np.arange(len(open_)), drawn],
+            _best(lists.free[open_], room[open_]),
+        )
+        lists.columns[open_, position] = chosen
+        lists.free[open_, chosen] = False
+        drawn_rows = open_[some]
+        explored[drawn_rows, position] = True
+        propensities[drawn_rows, position] = chance[np.arange(len(open_)), drawn][some]
+    return Explored(propensities, explored)
+
+
+def chances(bounds: Doubles, allowed: Bools, params: KernelParams) -> Doubles:
+    """(users, pool): the probability of each; zero where it isn't allowed."""
+    logits = np.where(allowed, bounds / params.explore_temperature, -np.inf)
+    top = logits.max(axis=1, keepdims=True, initial=-1e300)
+    weight = np.exp(logits - top)
+    total = weight.sum(axis=1, keepdims=True)
+    count = allowed.sum(axis=1, keepdims=True)
+    floor = params.explore_floor
+    softmax = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+    even = np.divide(allowed, count, out=np.zeros_like(weight), where=count > 0)
+    chance: Doubles = (1 - floor) * softmax + floor * even
+    return chance
+
+
+def uniform(noise: Keys, slot: int) -> Doubles:
+    """One number in [0, 1) for each of ``noise`` and the slot."""
+    mixed = mix(noise + np.uint64((slot * 0x9E3779B97F4A7C15) % 2**64))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(values: Keys) -> Keys:
+    """SplitMix64's finaliser (Steele et al., 2014): a well-mixed hash."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Keys = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Pool:
+    item = candidates.item[grid.at] if len(candidates) else grid.at
+    eligible = free & build.under_shown[item]
+    bounds = np.where(eligible, build.upper_bounds[item], -np.inf)
+    column = np.arange(grid.at.shape[1], dtype=np.uint64)
+    keys = (descending(bounds.astype(np.float32)) << np.uint64(32)) | column
+    keys.sort(axis=1)
+    # of one width whatever the batch, so that sums over a row are too
+    size = build.params.explore_pool
+    columns = np.full((len(keys), size), EMPTY)
+    best = (keys[:, :size] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    known = np.asarray(np.take_along_axis(eligible, best, axis=1))
+    columns[:, : best.shape[1]] = np.where(known, best, EMPTY)
+    found = np.take_along_axis(bounds, best, axis=1)
+    padded = np.zeros((len(keys), size))
+    padded[:, : best.shape[1]] = np.where(known, found, 0)
+    return _Pool(columns, padded)
+
+
+def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
+    """The place in each row whose share of [0, 1) holds its uniform number."""
+    edges = np.cumsum(chance, axis=1)
+    target = (uniforms * edges[:, -1])[:, None]
+    drawn: Ints = np.argmax(edges > target, axis=1)
+    return drawn
+
+
+def _best(free: Bools, room: Bools) -> Ints:
+    """The free column of the highest score, with room where there is any."""
+    roomy: Bools = free & room
+    some = np.any(roomy, axis=1, keepdims=True)
+    best: Ints = np.argmax(np.where(some, roomy, free), axis=1)
+    return best

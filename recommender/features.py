@@ -1,0 +1,74 @@
+"""The feature row of a candidate: one function for training and for scoring.
+
+Columns: ranked user features, ranked item features (both in the registry's
+order), then ``build.CROSS_FEATURES``. Factors themselves are never a feature,
+for they rotate from one training to the next; their normalised dot and its
+rank don't.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recommender.arrays import Floats, Ints, descending
+from recommender.build import CROSS_FEATURES, RANK_OFFSET, Build
+from recommender.candidates import NO_RANK, SOURCES, Candidates
+from recommender.users import Users
+
+
+def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
+    """The matrix (candidates, build.feature_names), float32, row-major."""
+    row, item = candidates.row, candidates.item
+    matrix = np.empty((len(row), len(build.feature_names)), np.float32)
+    of_user = users.features.shape[1]
+    of_item = of_user + build.item_values.shape[1]
+    matrix[:, :of_user] = users.features[row]
+    matrix[:, of_user:of_item] = build.item_values[item]
+
+    has_cosine = users.has_vector[row] & build.has_vector[item]
+    category = build.item_category[item]
+    cross: dict[str, Floats] = {
+        "als_cosine": candidates.als_cosine,
+        "als_reciprocal_rank": _reciprocal_rank(
+            candidates, candidates.als_cosine * build.item_norms[item], has_cosine
+        ),
+        "item_item_score": candidates.item_item_score,
+        "item_item_reciprocal_rank": _reciprocal_rank(
+            candidates, candidates.item_item_score, candidates.item_item_score > 0
+        ),
+        "category_affinity": _affinity(users, row, category),
+    } | {
+        f"from_{source}": (candidates.ranks[:, at] != NO_RANK).astype(np.float32)
+        for at, source in enumerate(SOURCES)
+    }
+    offset = of_item - CROSS_FEATURES.index("als_cosine")
+    for name, values in cross.items():
+        matrix[:, offset + CROSS_FEATURES.index(name)] = values
+    return matrix
+
+
+def _reciprocal_rank(
+    candidates: Candidates,
+    score: Floats,
+    ranked: np.ndarray[tuple[int], np.dtype[np.bool_]],
+) -> Floats:
+    """Reciprocal rank by ``score`` among the user's ``ranked`` candidates."""
+    found = np.zeros(len(score), np.float32)
+    at = np.flatnonzero(ranked)
+    row = candidates.row[at]
+    key = (
+        (row.astype(np.uint64) << np.uint64(55))
+        | (descending(score[at]) << np.uint64(23))
+        | np.arange(len(at), dtype=np.uint64)
+    )
+    order = (np.sort(key) & np.uint64((1 << 23) - 1)).astype(np.int64)
+    first = np.searchsorted(row, row)
+    rank = np.arange(len(at)) - first
+    found[at[order]] = RANK_OFFSET / (RANK_OFFSET + rank)
+    return found
+
+
+def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
+    if users.affinity.shape[1] == 0:
+        return np.zeros(len(row), np.float32)
+    return np.where(category >= 0, users.affinity[row, category], np.float32(0))

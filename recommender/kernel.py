@@ -1,0 +1,296 @@
+"""The kernel: a batch of users in, a batch of lists out.
+
+Retrieve, assemble, score, re-rank, explore. A user's list depends on the build,
+the seed and the user's own row only: however users are batched, on however
+many threads, it is the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from threadpoolctl import ThreadpoolController
+
+from feedloop.contracts.kernel import LIST_COLUMNS
+from feedloop.contracts.lists import COLD_USER, rec_id
+from feedloop.contracts.seeds import Surface
+from recommender.arrays import (
+    VECTOR,
+    Bools,
+    Floats,
+    Ints,
+    Keys,
+    ids,
+    lists_of,
+    places_in,
+    vectors,
+)
+from recommender.build import Build
+from recommender.candidates import SOURCES, Candidates, retrieve
+from recommender.exploration import explore, mix
+from recommender.features import assemble
+from recommender.ranking import predict
+from recommender.rerank import choose, sort_candidates
+from recommender.users import Users, read_users, unknown_user
+
+USERS_A_BATCH = 2048
+USERS_A_CHUNK = 128
+
+TRAINING_COLUMNS = pa.schema(
+    [
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("label", pa.float32(), nullable=False),
+        pa.field("position", pa.int32()),
+        pa.field("feature_values", VECTOR),
+    ]
+)
+"""One row a candidate of a user with a retrieved positive."""
+
+EXPLORE = "explore"
+_SOURCE_NAMES = pa.array([*SOURCES, EXPLORE])
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Lists of a chunk of users, ragged by ``lengths``; features by row."""
+
+    lengths: Ints
+    items: Ints
+    scores: Floats
+    sources: Ints
+    propensities: Floats
+    features: Floats
+
+
+class ListKernel:
+    """``feedloop.contracts.kernel.Kernel`` over one opened build.
+
+    ``seed`` drives exploration and the sampling of negatives. ``threads``
+    (default: all that this process may use) changes the time only.
+    """
+
+    def __init__(self, build: Build, *, seed: int = 0, threads: int = 0) -> None:
+        self.build = build
+        self.seed = seed
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._libraries = ThreadpoolController()
+        if build.ranker is not None:
+            # chunks run beside each other, so each predicts on one thread
+            build.ranker.set_param({"nthread": 1})
+
+    def lists(self, users: pa.RecordBatch, surface: str) -> pa.RecordBatch:
+        """Lists (LIST_COLUMNS), one row a user in the order of ``users``.
+
+        ``users``: USER_COLUMNS and the ranked user features. A list is as long
+        as the surface asks or the catalogue allows, and empty only where no
+        item is active.
+        """
+        found = self.build.surface(surface)
+        rows = read_users(users, self.build)
+        names = _rec_ids(rows.ids, surface, self.build.build_id)
+        noise = _noise(names, self.seed)
+
+        def made(start: int) -> _Chunk:
+            stop = start + USERS_A_CHUNK
+            return self._chunk(
+                rows.part(start, stop), found, noise[start:stop], predict
+            )
+
+        return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
+
+    def stream(
+        self, reader: Iterable[pa.RecordBatch], surface: str
+    ) -> Iterator[pa.RecordBatch]:
+        """``lists`` for batches of any size, about 2,000 users at a time."""
+        for batch in rebatched(reader, USERS_A_BATCH):
+            yield self.lists(batch, surface)
+
+    def cold_lists(self, surface: str) -> pa.RecordBatch:
+        """The list (one row, user_id COLD_USER) for people of whom nothing is
+        known: trending and popular items in turn, then re-ranked and explored
+        like every other."""
+        found = self.build.surface(surface)
+        rows = read_users(unknown_user(COLD_USER, self.build), self.build)
+        names = _rec_ids(rows.ids, surface, self.build.build_id)
+        chunk = self._chunk(rows, found, _noise(names, self.seed), _interleaved)
+        return self._batch(rows.ids, names, surface, [chunk])
+
+    def candidates_for_training(
+        self, users: pa.RecordBatch | pa.Table, positives: pa.Table
+    ) -> pa.Table:
+        """Labelled candidates (TRAINING_COLUMNS) of the users in ``positives``.
+
+        ``positives``: user_id, item_id. Retrieval and features are those of
+        ``lists``. A positive that was not retrieved is not put in, and a user
+        with none left is dropped. Of a user's other candidates a seeded sample
+        of ``training_negatives`` is kept.
+        """
+        wanted = pc.is_in(ids(users, "user_id"), ids(positives, "user_id").unique())
+        rows = read_users(users.filter(wanted), self.build)
+        positive_user = pc.index_in(ids(positives, "user_id"), value_set=rows.ids)
+        user = pc.fill_null(positive_user, -1).to_numpy().astype(np.int64)
+        item = self.build.ordinals(ids(positives, "item_id"))
+        known = (user >= 0) & (item >= 0)
+        positive = np.unique(user[known] * len(self.build.item_ids) + item[known])
+        noise = _noise(_rec_ids(rows.ids, "", self.build.build_id), self.seed)
+
+        def made(start: int) -> pa.Table:
+            stop = start + USERS_A_CHUNK
+            return self._labelled(
+                rows.part(start, stop), noise[start:stop], positive, start
+            )
+
+        parts = self._mapped(made, len(rows))
+        return pa.concat_tables([TRAINING_COLUMNS.empty_table(), *parts])
+
+    def _mapped(self, make: Callable[[int], _T], users: int) -> list[_T]:
+        starts = range(0, users, USERS_A_CHUNK)
+        # numpy's BLAS would start threads of its own in each of ours
+        with self._libraries.limit(limits=1, user_api="blas"):
+            if self.threads == 1 or len(starts) < 2:
+                return [make(start) for start in starts]
+            with ThreadPoolExecutor(self.threads) as pool:
+                return list(pool.map(make, starts))
+
+    def _chunk(
+        self,
+        users: Users,
+        surface: Surface,
+        noise: Keys,
+        score: Callable[[Build, Floats], Floats],
+    ) -> _Chunk:
+        build = self.build
+        candidates = retrieve(users, build)
+        features = assemble(users, candidates, build)
+        scores = score(build, features)
+        grid = sort_candidates(
+            candidates, scores, build.item_category, len(build.categories)
+        )
+        exploring = surface.exploration_slots > 0
+        cap = surface.diversity_cap
+        lists = choose(grid, surface.list_length, cap, exploring)
+        explored = np.zeros(lists.columns.shape, np.bool_)
+        propensities = np.ones(lists.columns.shape, np.float32)
+        if exploring:
+            drawn = explore(grid, lists, candidates, build, noise, cap)
+            explored, propensities = drawn.explored, drawn.propensities
+        filled = lists.columns >= 0
+        at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
+        return _Chunk(
+            lengths=filled.sum(axis=1),
+            items=candidates.item[at],
+            scores=scores[at],
+            sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
+            propensities=propensities[filled],
+            features=features[at],
+        )
+
+    def _batch(
+        self, users: pa.Array, names: Sequence[str], surface: str, chunks: list[_Chunk]
+    ) -> pa.RecordBatch:
+        if not chunks:
+            return pa.RecordBatch.from_pylist([], schema=LIST_COLUMNS)
+        lengths = np.concatenate([chunk.lengths for chunk in chunks])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        items = pa.array(np.concatenate([chunk.items for chunk in chunks]))
+        sources = pa.array(np.concatenate([chunk.sources for chunk in chunks]))
+        features = np.concatenate([chunk.features for chunk in chunks])
+
+        def floats(parts: list[Floats]) -> pa.ListArray:
+            return lists_of(offsets, pa.array(np.concatenate(parts), pa.float32()))
+
+        return pa.RecordBatch.from_arrays(
+            [
+                pa.array(names, pa.string()),
+                users,
+                pa.repeat(pa.scalar(surface), len(users)),
+                lists_of(offsets, self.build.item_ids.take(items)),
+                floats([chunk.scores for chunk in chunks]),
+                lists_of(offsets, _SOURCE_NAMES.take(sources)),
+                floats([chunk.propensities for chunk in chunks]),
+                lists_of(
+                    offsets * features.shape[1],
+                    pa.array(features.ravel(), pa.float32()),
+                ),
+            ],
+            schema=LIST_COLUMNS,
+        )
+
+    def _labelled(
+        self, users: Users, noise: Keys, positive: Ints, start: int
+    ) -> pa.Table:
+        build = self.build
+        candidates = retrieve(users, build)
+        keys = (candidates.row + start) * len(build.item_ids) + candidates.item
+        label = np.isin(keys, positive)
+        kept = _sampled(candidates, label, noise, build.params.training_negatives)
+        features = assemble(users, candidates, build)[kept]
+        return pa.table(
+            [
+                users.ids.take(pa.array(candidates.row[kept])),
+                build.item_ids.take(pa.array(candidates.item[kept])),
+                pa.array(label[kept].astype(np.float32)),
+                pa.nulls(len(kept), pa.int32()),
+                vectors(features),
+            ],
+            schema=TRAINING_COLUMNS,
+        )
+
+
+def rebatched(reader: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """The rows of ``reader`` in batches of ``size``, the last one shorter."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in reader:
+        waiting.append(batch)
+        rows += len(batch)
+        while rows >= size:
+            whole = pa.concat_batches(waiting)
+            yield whole.slice(0, size)
+            waiting, rows = [whole.slice(size)], rows - size
+    if rows:
+        yield pa.concat_batches(waiting)
+
+
+def _interleaved(build: Build, features: Floats) -> Floats:
+    """Scores that put the first trending item first, then the first popular
+    one, then the second trending one, and so on."""
+    names = build.feature_names
+    trending = features[:, names.index("trending_reciprocal_rank")]
+    popular = features[:, names.index("popular_reciprocal_rank")]
+    score: Floats = np.maximum(trending, popular * np.float32(0.999))
+    return score
+
+
+def _rec_ids(users: pa.Array, surface: str, build_id: str) -> list[str]:
+    return [rec_id(user, surface, build_id) for user in users.to_pylist()]
+
+
+def _noise(names: Sequence[str], seed: int) -> Keys:
+    """A random 64-bit number for each rec_id and the seed."""
+    digits = np.array([int(name[4:20], 16) for name in names], np.uint64)
+    return mix(digits ^ mix(np.array([seed % 2**64], np.uint64)))
+
+
+def _sampled(candidates: Candidates, label: Bools, noise: Keys, negatives: int) -> Ints:
+    """Places of all positives and of a sample of the other candidates, for
+    the users who have a positive."""
+    lucky = np.zeros(len(noise), np.bool_)
+    lucky[candidates.row[label]] = True
+    at = np.flatnonzero(lucky[candidates.row])
+    row = candidates.row[at]
+    draw = mix(noise[row] ^ mix(candidates.item[at].astype(np.uint64)))
+    order = np.lexsort((draw, label[at], row))
+    row = row[order]
+    place = places_in(np.searchsorted(row, np.arange(len(noise) + 1)))
+    kept = label[at[order]] | (place < negatives)
+    return np.sort(at[order[kept]])

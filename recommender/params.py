@@ -1,0 +1,40 @@
+"""The kernel's parameters: recorded in the build, a part of its version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Of retrieval, exploration and the index. Shares are of ``candidates``."""
+
+    # retrieval
+    candidates: Annotated[int, Meta(ge=1, le=2000)] = 300
+    als_share: Share = 0.45
+    item_item_share: Share = 0.25
+    trending_share: Share = 0.15
+    popular_share: Share = 0.10
+    fresh_share: Share = 0.05
+    recent_items: Annotated[int, Meta(ge=0, le=100)] = 20
+
+    # the index: catalogues of up to exact_up_to vectors are searched exactly
+    exact_up_to: Annotated[int, Meta(ge=0)] = 4096
+    index_connectivity: Annotated[int, Meta(ge=2)] = 16
+    index_expansion_add: Annotated[int, Meta(ge=1)] = 128
+    index_expansion_search: Annotated[int, Meta(ge=1)] = 400
+
+    # exploration
+    explore_below_impressions: Annotated[int, Meta(ge=0)] = 1000
+    explore_pool: Annotated[int, Meta(ge=1, le=1000)] = 50
+    explore_prior: Annotated[float, Meta(gt=0)] = 20.0
+    explore_width: Annotated[float, Meta(ge=0)] = 2.0
+    explore_temperature: Annotated[float, Meta(gt=0)] = 0.05
+    explore_floor: Annotated[float, Meta(gt=0, le=1)] = 0.2
+
+    # training
+    training_negatives: Annotated[int, Meta(ge=1)] = 100

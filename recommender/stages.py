@@ -1,0 +1,375 @@
+"""The stages of a run, table in and table out: what dbt Python models call.
+
+A stage adds to the mathematics only what a warehouse run needs: the instant
+(``purpose``, ``as_of``) a row belongs to, and whether training is due.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feedloop.contracts import builds
+from feedloop.contracts.kernel import LIST_COLUMNS
+from feedloop.contracts.lists import FEATURE_LOG_SCHEMA, LISTS_SCHEMA, BuildId
+from feedloop.contracts.seeds import Feature, Surface
+from recommender.build import (
+    candidate_features,
+    model_version_of,
+    open_model,
+    write_model,
+)
+from recommender.embeddings import (
+    AlsParams,
+    fold_in_users,
+    map_cold_items,
+    train_item_factors,
+)
+from recommender.kernel import TRAINING_COLUMNS, ListKernel
+from recommender.params import KernelParams
+from recommender.ranking import RankerParams, train_ranker
+
+SERVING, TRAINING = "serving", "training"
+
+
+def of_purpose(table: pa.Table, purpose: str) -> pa.Table:
+    """The rows of one purpose, without the column that names it."""
+    rows = table.filter(pc.equal(table["purpose"], purpose))
+    return rows.drop_columns("purpose")
+
+
+def is_due(
+    previous: pa.Table | None, recipe: str, as_of: datetime, every_days: int
+) -> bool:
+    """Whether to train again: nothing was trained, with another recipe, too
+    long ago, or (a rebuilt past) later than ``as_of``."""
+    if previous is None or previous.num_rows == 0:
+        return True
+    trained_at = pc.max(previous["trained_at"]).as_py()
+    if previous["recipe"][0].as_py() != recipe or trained_at > as_of:
+        return True
+    return bool(as_of - trained_at >= timedelta(days=every_days))
+
+
+def item_factors(
+    instants: pa.Table,
+    interactions: pa.Table,
+    params: AlsParams,
+    previous: pa.Table | None,
+    every_days: int,
+) -> pa.Table:
+    """Item factors for every instant, or the previous ones while not due.
+
+    ``instants``: purpose, as_of. ``interactions``: purpose, user_id, item_id,
+    confidence. Returns purpose, item_id, vector, trained_at, recipe.
+    """
+    as_of = {row["purpose"]: row["as_of"] for row in instants.to_pylist()}
+    recipe = repr(params)
+    if previous is not None and not is_due(
+        previous, recipe, as_of[SERVING], every_days
+    ):
+        trained = set(previous["purpose"].to_pylist())
+        if trained >= set(as_of) or previous.num_rows == 0:
+            return previous
+    parts = []
+    for purpose, instant in as_of.items():
+        factors = train_item_factors(of_purpose(interactions, purpose), params)
+        parts.append(
+            _labelled(factors, purpose, trained_at=instant).append_column(
+                "recipe", pa.array([recipe] * factors.num_rows, pa.string())
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def _labelled(table: pa.Table, purpose: str, **instants: datetime) -> pa.Table:
+    rows = table.num_rows
+    table = table.add_column(0, "purpose", pa.array([purpose] * rows, pa.string()))
+    for name, instant in instants.items():
+        column = pa.array([instant] * rows, pa.timestamp("us", "UTC"))
+        table = table.append_column(name, column)
+    return table
+
+
+def item_vectors(instants: pa.Table, items: pa.Table, factors: pa.Table) -> pa.Table:
+    """A vector for every item: its factors, or one mapped from what the
+    catalogue says of it.
+
+    ``items``: purpose, item_id, category, tags, title. Returns purpose,
+    item_id, vector, is_cold, as_of.
+    """
+    parts = []
+    for row in instants.to_pylist():
+        purpose, as_of = row["purpose"], row["as_of"]
+        warm = of_purpose(factors, purpose).select(["item_id", "vector"])
+        cold = map_cold_items(of_purpose(items, purpose), warm)
+        for table, is_cold in ((warm, False), (cold, True)):
+            flags = pa.array([is_cold] * table.num_rows, pa.bool_())
+            flagged = table.append_column("is_cold", flags)
+            parts.append(_labelled(flagged, purpose, as_of=as_of))
+    return pa.concat_tables(parts)
+
+
+def user_vectors(
+    instants: pa.Table,
+    interactions: pa.Table,
+    vectors: pa.Table,
+    params: AlsParams,
+) -> pa.Table:
+    """Every user folded in from the interactions up to the instant, against
+    the items' vectors. Returns purpose, user_id, vector, as_of."""
+    parts = []
+    for row in instants.to_pylist():
+        purpose = row["purpose"]
+        folded = fold_in_users(
+            of_purpose(interactions, purpose),
+            of_purpose(vectors, purpose).select(["item_id", "vector"]),
+            params,
+        )
+        parts.append(_labelled(folded, purpose, as_of=row["as_of"]))
+    return pa.concat_tables(parts)
+
+
+def write_build(
+    builds_dir: Path,
+    *,
+    as_of: datetime,
+    items: pa.Table,
+    vectors: pa.Table,
+    neighbours: pa.Table,
+    categories: pa.Table,
+    ranker: Mapping[str, Any] | None,
+    features: Mapping[str, Feature],
+    surfaces: Mapping[str, Surface],
+    params: KernelParams,
+) -> builds.Manifest:
+    """Write the part ``model/`` of the build of this run."""
+    blob = ranker["model"] if ranker else None
+    item_vectors = vectors.select(["item_id", "vector"])
+    # Vectors of cold items change with the catalogue; the model doesn't.
+    factors = item_vectors.filter(pc.invert(vectors["is_cold"]))
+    version = model_version_of(params=params, item_vectors=factors, ranker=blob)
+    return write_model(
+        builds_dir,
+        as_of=as_of,
+        items=items,
+        item_vectors=item_vectors,
+        neighbours=neighbours.select(["item_id", "neighbour_id", "score"]),
+        ranker=blob,
+        model_version=version,
+        features=features,
+        surfaces=surfaces,
+        categories=categories.sort_by("category_place")["category"].to_pylist(),
+        params=params,
+    )
+
+
+def training_candidates(
+    instants: pa.Table,
+    users: Iterable[pa.RecordBatch],
+    labels: pa.Table,
+    *,
+    items: pa.Table,
+    vectors: pa.Table,
+    neighbours: pa.Table,
+    categories: pa.Table,
+    features: Mapping[str, Feature],
+    surfaces: Mapping[str, Surface],
+    params: KernelParams,
+    seed: int,
+) -> pa.Table:
+    """Ranker examples from a time split: candidates as they would have been at
+    the training instant, labelled with what came after it. Empty where the
+    run has no training instant.
+
+    ``labels``: user_id, item_id.
+    """
+    as_of = {row["purpose"]: row["as_of"] for row in instants.to_pylist()}
+    names = candidate_features(features)
+    if TRAINING not in as_of:
+        return _with_names(TRAINING_COLUMNS.empty_table(), names)
+    with tempfile.TemporaryDirectory(prefix="feedloop-training-") as scratch:
+        manifest = write_build(
+            Path(scratch),
+            as_of=as_of[TRAINING],
+            items=of_purpose(items, TRAINING),
+            vectors=of_purpose(vectors, TRAINING),
+            neighbours=of_purpose(neighbours, TRAINING),
+            categories=categories,
+            ranker=None,
+            features=features,
+            surfaces=surfaces,
+            params=params,
+        )
+        kernel = ListKernel(open_model(Path(scratch), manifest.build_id), seed=seed)
+        parts = [kernel.candidates_for_training(batch, labels) for batch in users]
+    examples = pa.concat_tables(parts) if parts else TRAINING_COLUMNS.empty_table()
+    return _with_names(examples, names)
+
+
+def _with_names(examples: pa.Table, names: Sequence[str]) -> pa.Table:
+    column = pa.array([list(names)] * examples.num_rows, pa.list_(pa.string()))
+    return examples.append_column("feature_names", column)
+
+
+RANKER_SCHEMA = pa.schema(
+    [
+        pa.field("trained_at", pa.timestamp("us", "UTC")),
+        pa.field("recipe", pa.string()),
+        pa.field("model", pa.binary()),
+        pa.field("examples", pa.int64()),
+        pa.field("metrics", pa.string()),
+        pa.field("importances", pa.string()),
+    ]
+)
+
+
+def ranker(
+    instants: pa.Table,
+    examples: pa.Table,
+    features: Mapping[str, Feature],
+    params: RankerParams,
+    seed: int,
+    previous: pa.Table | None,
+    every_days: int,
+) -> pa.Table:
+    """The ranker as a table of one row, the previous one while not due, or no
+    row where there is nothing to learn from."""
+    (as_of,) = (
+        row["as_of"] for row in instants.to_pylist() if row["purpose"] == SERVING
+    )
+    names = candidate_features(features)
+    recipe = f"{params!r} seed={seed} {' '.join(names)}"
+    if previous is not None and not is_due(previous, recipe, as_of, every_days):
+        return previous
+    trained = train_ranker(examples, names, params, seed)
+    if trained is None:
+        return RANKER_SCHEMA.empty_table()
+    row = {
+        "trained_at": as_of,
+        "recipe": recipe,
+        "model": trained.bytes,
+        "examples": examples.num_rows,
+        "metrics": json.dumps(trained.metrics, sort_keys=True),
+        "importances": json.dumps(trained.importances, sort_keys=True),
+    }
+    return pa.Table.from_pylist([row], RANKER_SCHEMA)
+
+
+BUILD_SCHEMA = pa.schema(
+    [
+        pa.field("build_id", pa.string()),
+        pa.field("model_version", pa.string()),
+        pa.field("as_of", pa.timestamp("us", "UTC")),
+        pa.field("feature_names", pa.list_(pa.string())),
+        pa.field("items", pa.int64()),
+    ]
+)
+
+
+def build_row(manifest: builds.Manifest) -> pa.Table:
+    """The manifest as the one row of ``rec_build``."""
+    row = {
+        "build_id": manifest.build_id,
+        "model_version": manifest.model_version,
+        "as_of": manifest.as_of,
+        "feature_names": manifest.feature_names,
+        "items": manifest.counts["items"],
+    }
+    return pa.Table.from_pylist([row], BUILD_SCHEMA)
+
+
+def score(
+    builds_dir: Path,
+    build_id: str,
+    users: Iterable[pa.RecordBatch],
+    surfaces: Mapping[str, Surface],
+    seed: int,
+) -> pa.RecordBatchReader:
+    """Lists (LIST_COLUMNS) of every user and the cold-start list, streamed.
+
+    ``users``: kernel users with a column ``surface`` that names their list's.
+    """
+    kernel = ListKernel(open_model(builds_dir, build_id), seed=seed)
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        for surface in surfaces.values():
+            if surface.serves_list:
+                yield kernel.cold_lists(surface.surface)
+        for batch in users:
+            for surface in pc.unique(batch["surface"]).to_pylist():
+                rows = batch.filter(pc.equal(batch["surface"], surface))
+                yield kernel.lists(rows, surface)
+
+    return pa.RecordBatchReader.from_batches(LIST_COLUMNS, stream())
+
+
+PUBLICATION_SCHEMA = pa.schema(
+    [
+        pa.field("build_id", pa.string()),
+        pa.field("model_version", pa.string()),
+        pa.field("as_of", pa.timestamp("us", "UTC")),
+        pa.field("lists", pa.int64()),
+        pa.field("users", pa.int64()),
+        pa.field("items", pa.int64()),
+    ]
+)
+
+
+def publish(
+    builds_dir: Path,
+    build: Mapping[str, Any],
+    surfaces: Mapping[str, Surface],
+    categories: pa.Table,
+    files: Mapping[str, pa.RecordBatchReader],
+) -> pa.Table:
+    """Write the part ``lists/`` of a build: one Parquet file for each of
+    ``files``, lists and feature log held to their contracts. Returns one row."""
+    counts: dict[str, int] = {}
+    manifest = builds.Manifest(
+        format=builds.FORMAT,
+        build_id=build["build_id"],
+        model_version=build["model_version"],
+        as_of=BuildId.parse(build["build_id"]).as_of,
+        surfaces=[s.surface for s in surfaces.values() if s.serves_list],
+        feature_names=build["feature_names"],
+        categories=categories.sort_by("category_place")["category"].to_pylist(),
+        counts=counts,
+    )
+    with builds.write_part(builds_dir, builds.LISTS, manifest) as folder:
+        for name, rows in files.items():
+            schema = CONTRACTS.get(name, rows.schema)
+            counts[name] = _write_parquet(folder / name, schema, rows)
+    row = {
+        "build_id": manifest.build_id,
+        "model_version": manifest.model_version,
+        "as_of": manifest.as_of,
+        "lists": counts[builds.LISTS_FILE],
+        "users": counts[builds.USER_FEATURES_FILE],
+        "items": counts[builds.ITEM_FEATURES_FILE],
+    }
+    return pa.Table.from_pylist([row], PUBLICATION_SCHEMA)
+
+
+CONTRACTS = {
+    builds.LISTS_FILE: LISTS_SCHEMA,
+    builds.FEATURE_LOG_FILE: FEATURE_LOG_SCHEMA,
+}
+
+
+def _write_parquet(path: Path, schema: pa.Schema, rows: pa.RecordBatchReader) -> int:
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in rows:
+            table = pa.Table.from_batches([batch]).select(schema.names)
+            writer.write_table(table.cast(schema))
+            count += table.num_rows
+    return count

@@ -1,0 +1,170 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recommender.build import Build
+from recommender.exploration import chances, mix, uniform
+from recommender.kernel import EXPLORE, ListKernel
+from recommender.params import KernelParams
+from tests.recommender.worlds import (
+    items_table,
+    make_build,
+    random_world,
+    surface,
+    users_batch,
+)
+
+SLOT = 7
+
+
+def test_chances_are_a_softmax_with_a_floor() -> None:
+    params = KernelParams(explore_temperature=0.5, explore_floor=0.2)
+    bounds = np.array([[0.1, 0.3, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
+    allowed = np.array([[True, True, False, True], [False] * 4])
+    found = chances(bounds, allowed, params)
+    weight = np.exp(np.array([0.1, 0.3, 0.9]) / 0.5)
+    expected = 0.8 * weight / weight.sum() + 0.2 / 3
+    np.testing.assert_allclose(found[0, [0, 1, 3]], expected, rtol=1e-12)
+    assert found[0, 2] == 0
+    assert found[0].sum() == pytest.approx(1)
+    assert not found[1].any()
+
+
+def test_uniform_numbers_are_uniform_and_differ_by_slot() -> None:
+    noise = mix(np.arange(20_000, dtype=np.uint64))
+    for slot in range(3):
+        counts, _ = np.histogram(uniform(noise, slot), bins=20, range=(0, 1))
+        # 20 cells of 1,000: chi-squared with 19 degrees of freedom
+        assert ((counts - 1000) ** 2 / 1000).sum() < 50
+    one, other = uniform(noise, 0), uniform(noise, 1)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+
+
+def small_world(folder: Path, *, length: int = 20, cap: int = 0) -> Build:
+    """24 items of two categories: the last six have few impressions."""
+    shown = [5000.0] * 18 + [0.0, 10, 100, 500, 999, 1000]
+    return make_build(
+        folder,
+        items_table(
+            24,
+            categories=["a", "b"],
+            item_impressions_30d=shown,
+            item_ctr_30d=[0.05] * 18 + [0.05, 0.1, 0.02, 0.2, 0.01, 0.5],
+        ),
+        surfaces=[surface(length=length, explore=1, cap=cap)],
+        params=KernelParams(explore_pool=4),
+    )
+
+
+def test_stored_probabilities_are_the_frequencies_of_what_is_drawn(
+    tmp_path: Path,
+) -> None:
+    build = small_world(tmp_path, length=10)
+    users = users_batch([{"user_id": f"u{at}"} for at in range(500)])
+    drawn: Counter[str] = Counter()
+    stored: dict[str, float] = {}
+    draws = 0
+    for seed in range(10):
+        for row in ListKernel(build, seed=seed).lists(users, "home").to_pylist():
+            item, chance = row["item_ids"][SLOT], row["propensities"][SLOT]
+            assert row["sources"][SLOT] == EXPLORE
+            assert stored.setdefault(item, chance) == chance
+            drawn[item] += 1
+            draws += 1
+    assert sum(stored.values()) == pytest.approx(1, abs=1e-6)
+    # the pool: the four highest bounds of those shown fewer than 1,000 times
+    assert set(stored) == {"i0018", "i0019", "i0020", "i0021"}
+    for item, chance in stored.items():
+        deviation = np.sqrt(chance * (1 - chance) / draws)
+        assert abs(drawn[item] / draws - chance) < 4 * deviation
+
+
+def test_a_later_slots_probability_is_given_the_earlier_draw(tmp_path: Path) -> None:
+    build = small_world(tmp_path)
+    users = users_batch([{"user_id": f"u{at}"} for at in range(500)])
+    drawn: dict[str, Counter[str]] = {}
+    stored: dict[tuple[str, str], float] = {}
+    for seed in range(6):
+        for row in ListKernel(build, seed=seed).lists(users, "home").to_pylist():
+            first, second = row["item_ids"][SLOT], row["item_ids"][SLOT + 10]
+            chance = row["propensities"][SLOT + 10]
+            assert stored.setdefault((first, second), chance) == chance
+            drawn.setdefault(first, Counter())[second] += 1
+    for first, counts in drawn.items():
+        total = sum(counts.values())
+        assert first not in counts
+        assert sum(stored[first, item] for item in counts) == pytest.approx(1, abs=1e-6)
+        for item, count in counts.items():
+            chance = stored[first, item]
+            deviation = np.sqrt(chance * (1 - chance) / total)
+            assert abs(count / total - chance) < 4.5 * deviation
+
+
+def test_the_floor_holds_and_all_else_is_certain(tmp_path: Path) -> None:
+    build, users = random_world(
+        tmp_path, surfaces=[surface(length=30, explore=1, cap=4)]
+    )
+    shown = dict(
+        zip(
+            build.item_ids.to_pylist(),
+            build.item_values[:, 9 - 5].tolist(),
+            strict=True,
+        )
+    )
+    impressions = list(build.spec.item_features).index("item_impressions_30d")
+    shown = dict(
+        zip(
+            build.item_ids.to_pylist(),
+            build.item_values[:, impressions].tolist(),
+            strict=True,
+        )
+    )
+    floor = build.params.explore_floor / build.params.explore_pool
+    for row in ListKernel(build).lists(users, "home").to_pylist():
+        for position, (item, source, chance) in enumerate(
+            zip(row["item_ids"], row["sources"], row["propensities"], strict=True)
+        ):
+            if position % 10 == SLOT:
+                assert source == EXPLORE
+                assert shown[item] < 1000
+                assert floor <= chance < 1
+            else:
+                assert source != EXPLORE
+                assert chance == 1
+
+
+def test_where_everything_is_well_known_the_best_takes_the_slot(
+    tmp_path: Path,
+) -> None:
+    build = make_build(
+        tmp_path,
+        items_table(12, item_impressions_30d=[5000.0] * 12),
+        surfaces=[surface(length=10, explore=1)],
+    )
+    row = (
+        ListKernel(build).lists(users_batch([{"user_id": "u"}]), "home").to_pylist()[0]
+    )
+    assert EXPLORE not in row["sources"]
+    assert set(row["propensities"]) == {1.0}
+    # nine by score, and the tenth in the slot
+    assert row["item_ids"][SLOT] == "i0009"
+
+
+def test_a_slot_prefers_a_category_with_room(tmp_path: Path) -> None:
+    # unknown items are of both categories; a block holds at most five of "a"
+    shown = [5000.0] * 20 + [0.0] * 8
+    build = make_build(
+        tmp_path,
+        items_table(
+            28,
+            categories=["a", "b"],
+            item_impressions_30d=shown,
+        ),
+        surfaces=[surface(length=10, explore=1, cap=5)],
+    )
+    users = users_batch([{"user_id": f"u{at}"} for at in range(100)])
+    for row in ListKernel(build).lists(users, "home").to_pylist():
+        kinds = Counter(int(item[1:]) % 2 for item in row["item_ids"])
+        assert max(kinds.values()) == 5
