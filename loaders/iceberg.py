@@ -1,0 +1,270 @@
+"""The raw tables on Iceberg, and the one way to append to them.
+
+Where a stream was loaded up to stands in the summary of the commit that loaded
+it, so that rows and offsets are stored together or not at all. The append is
+fenced: a commit that would build on a head with other offsets than it started
+from is refused, on the first attempt and on each retry.
+
+This uses private API of pyiceberg 0.12; ``test_iceberg.py`` holds what it
+relies on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    TableAlreadyExistsError,
+    ValidationException,
+)
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation, ancestors_of
+from pyiceberg.table.update import UpdatesAndRequirements
+from pyiceberg.table.update.snapshot import _MergeAppendFiles
+from pyiceberg.transforms import DayTransform
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from feedloop.contracts.tables import RAW_TABLES, RawTable
+from feedloop.errors import Fenced, OffsetHistoryExpired, SettingsError
+from feedloop.settings import Settings
+
+LOADS = "feedloop.loads"
+"""The summary property with the ``Position`` of every stream of a table."""
+
+SQLITE_BUSY_S = 30
+ENSURE_ATTEMPTS = 5
+PROPERTIES = {
+    "format-version": "2",
+    "write.parquet.compression-codec": "zstd",
+    # commits stay quick however many there are
+    "commit.manifest-merge.enabled": "true",
+    "write.metadata.delete-after-commit.enabled": "true",
+    # The attempt after the last is the one that pyiceberg can't recover from.
+    "commit.retry.num-retries": "10",
+    "commit.retry.min-wait-ms": "50",
+    "commit.retry.max-wait-ms": "2000",
+}
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a stream was loaded: the next offset of every partition.
+
+    ``load_seq`` counts the stream's commits from 1.
+    """
+
+    topic_id: str
+    load_seq: int
+    offsets: dict[int, int]
+
+
+_positions = msgspec.json.Decoder(dict[str, Position])
+
+
+# --- catalog and tables ------------------------------------------------------
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """The Iceberg catalog."""
+    uri = settings.iceberg_catalog_uri
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        uri += f"?timeout={SQLITE_BUSY_S}"
+    properties = {"uri": uri, "warehouse": settings.iceberg_warehouse_uri}
+    try:
+        return load_catalog(settings.catalog_name, **properties)
+    except DatabaseError:
+        # Another process may be making the catalog's own tables just now.
+        try:
+            return load_catalog(settings.catalog_name, **properties)
+        except DatabaseError as error:
+            raise SettingsError(
+                f"The Iceberg catalog can't be opened ({error.orig}); check "
+                "FEEDLOOP_CATALOG_URI and that its database answers."
+            ) from error
+
+
+def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
+    return catalog.load_table((settings.raw_schema, name))
+
+
+def ensure_tables(catalog: Catalog, settings: Settings) -> None:
+    """Create the raw tables that are missing, add columns that contracts gained.
+
+    Old files read a new column as null; nothing is rewritten.
+    """
+    for raw in RAW_TABLES.values():
+        for attempt in range(1, ENSURE_ATTEMPTS + 1):
+            try:
+                _ensure(catalog, (settings.raw_schema, raw.name), raw)
+                break
+            except (CommitFailedException, TableAlreadyExistsError, IntegrityError):
+                # another process makes the same change at the same time
+                if attempt == ENSURE_ATTEMPTS:
+                    raise
+
+
+def _ensure(catalog: Catalog, identifier: tuple[str, str], raw: RawTable) -> None:
+    catalog.create_namespace_if_not_exists(identifier[:1])
+    if not catalog.table_exists(identifier):
+        transaction = catalog.create_table_transaction(
+            identifier, raw.schema, properties=PROPERTIES
+        )
+        with transaction:
+            if raw.partition_by is not None:
+                with transaction.update_spec() as spec:
+                    name = f"{raw.partition_by}_day"
+                    spec.add_field(raw.partition_by, DayTransform(), name)
+    table = catalog.load_table(identifier)
+    if not set(raw.schema.names) <= set(table.schema().column_names):
+        with table.update_schema() as update:
+            update.union_by_name(raw.schema)
+
+
+# --- where a stream was loaded up to -----------------------------------------
+
+
+def committed(metadata: TableMetadata) -> Mapping[str, Position]:
+    """The position of every stream that was ever loaded into the table.
+
+    It is read from the newest ancestor of the head that carries it. Raises
+    ``OffsetHistoryExpired`` where that snapshot may have been expired.
+    """
+    oldest = None
+    for snapshot in ancestors_of(metadata.current_snapshot(), metadata):
+        summary = snapshot.summary
+        text = summary.additional_properties.get(LOADS) if summary else None
+        if text is not None:
+            return _positions.decode(text)
+        oldest = snapshot
+    # pyiceberg's expiry cuts the link to a parent, Java's leaves it dangling.
+    if oldest is not None and (
+        oldest.parent_snapshot_id or oldest.sequence_number != 1
+    ):
+        raise OffsetHistoryExpired(
+            f"The snapshot of {metadata.location} that held the loaded offsets was "
+            "expired, so that it is not known where to go on; roll the table back "
+            "to a snapshot that has the property "
+            f"{LOADS}, or start again under another FEEDLOOP_NAMESPACE."
+        )
+    return {}
+
+
+# --- the fenced append -------------------------------------------------------
+
+
+class Fence(Protocol):
+    """What a commit must find on the head that it builds on.
+
+    ``check`` raises pyiceberg's ``ValidationException`` where it may not;
+    ``summary`` is what the commit then says of itself.
+    """
+
+    def check(self, metadata: TableMetadata) -> None: ...
+
+    def summary(self, metadata: TableMetadata) -> dict[str, str]: ...
+
+
+class OffsetFence:
+    """Lets a stream go on from ``start`` (None: never loaded) to ``end`` only."""
+
+    def __init__(self, stream: str, start: Position | None, end: Position) -> None:
+        self._stream = stream
+        self._start = start
+        self._end = end
+
+    def check(self, metadata: TableMetadata) -> None:
+        if committed(metadata).get(self._stream) != self._start:
+            raise ValidationException(f"{self._stream} was loaded by another process")
+
+    def summary(self, metadata: TableMetadata) -> dict[str, str]:
+        # The other streams' positions go along: the head must hold them all.
+        positions = dict(committed(metadata)) | {self._stream: self._end}
+        return {LOADS: msgspec.json.encode(positions).decode()}
+
+
+class FencedAppend:
+    """Rows for one commit: ``add`` writes files, ``commit`` makes them count."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._transaction = table.transaction()
+        self._producer = _FencedAppendFiles(self._transaction, table.io)
+        self._file_numbers = itertools.count()
+        self.rows = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Write ``rows`` to files of their partitions; nobody sees them yet."""
+        for file in _dataframe_to_data_files(
+            table_metadata=self._transaction.table_metadata,
+            df=rows,
+            io=self._table.io,
+            write_uuid=self._producer.commit_uuid,
+            counter=self._file_numbers,
+        ):
+            self._producer.append_data_file(file)
+        self.rows += rows.num_rows
+
+    def commit(self, fence: Fence) -> None:
+        """Make the rows part of the table, or raise ``Fenced``."""
+        self._producer.fence = fence
+        name = ".".join(self._table.name())
+        try:
+            self._producer.commit()
+            self._transaction.commit_transaction()
+        except (CommitFailedException, ValidationException) as error:
+            raise Fenced(
+                f"Another process committed to {name} first, and this batch was "
+                "left out; run it again and it goes on from there."
+            ) from error
+        except CommitStateUnknownException as error:
+            raise Fenced(
+                f"The catalog did not say whether the commit to {name} landed; run "
+                "it again, the table's offsets tell."
+            ) from error
+        except ValueError as error:
+            # what pyiceberg raises when two branches commit at once
+            if "Cannot add snapshot with sequence number" not in str(error):
+                raise
+            raise Fenced(
+                f"Another branch of {name} was committed at the same instant; run "
+                "it again."
+            ) from error
+
+
+class _FencedAppendFiles(_MergeAppendFiles):
+    """pyiceberg's append, which by itself retries onto any head.
+
+    It deletes no file when it fails: a commit whose reply was lost may have
+    landed, and its manifests with it. Orphan removal finds what is left over.
+    """
+
+    fence: Fence
+
+    def __init__(self, transaction: Transaction, io: FileIO) -> None:
+        super().__init__(Operation.APPEND, transaction, io)
+
+    def _commit(self) -> UpdatesAndRequirements:
+        metadata = self._transaction.table_metadata
+        self.fence.check(metadata)
+        self.snapshot_properties = self.fence.summary(metadata)
+        return super()._commit()
+
+    def _validate_concurrency(self) -> None:
+        self.fence.check(self._transaction.table_metadata)
+
+    def _clean_all_uncommitted(self) -> None:
+        pass
+
+    def _cleanup_uncommitted(self) -> None:
+        pass

@@ -1,0 +1,268 @@
+"""The event log on Apache Kafka.
+
+The client's defaults lose data silently or wait for minutes; what is set here
+and why was measured against a real broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+
+from feedloop.clock import Clock
+from feedloop.contracts.log import Batch, Message, Record, TopicState
+from feedloop.errors import LogUnavailable, OffsetsLost
+from loaders.instants import milliseconds
+
+# What fails is raised here; the client would tell every retry on stderr.
+logging.getLogger("kafka").addHandler(logging.NullHandler())
+
+POLL_RECORDS = 500
+POLL_MS = 200
+STALLED_S = 10.0
+APPEND_TIMEOUT_S = 2.0
+UNKNOWN_TOPIC = 3
+
+# Whoever sends must hear of an absent broker within two seconds.
+CONNECTION = {
+    "bootstrap_timeout_ms": 1500,
+    "request_timeout_ms": 1000,
+    # the default grows to 30 s, and a broker that is back would stay unseen
+    "reconnect_backoff_max_ms": 500,
+}
+PRODUCER = CONNECTION | {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "linger_ms": 50,  # append flushes, so that only what comes together waits
+    "batch_size": 256 * 1024,
+    "max_block_ms": 1500,
+    "delivery_timeout_ms": 1500,
+    "metrics_enabled": False,
+}
+CONSUMER = CONNECTION | {
+    "group_id": None,
+    "enable_auto_commit": False,  # offsets belong to the table's commits
+    "auto_offset_reset": "none",  # any other value skips what was lost, silently
+    "isolation_level": "read_committed",
+    "check_crcs": True,
+    "max_poll_records": POLL_RECORDS,
+    # a batch never waits for what is not there yet
+    "fetch_max_wait_ms": 20,
+    "metrics_enabled": False,
+}
+
+
+class KafkaLog:
+    """``EventLog`` on the brokers of ``bootstrap``. Safe to share by threads."""
+
+    def __init__(self, bootstrap: str, partitions: int, clock: Clock) -> None:
+        self._bootstrap = bootstrap.split(",")
+        self._partitions = partitions
+        self._clock = clock
+        self._clients: dict[type, Any] = {}
+        # Kafka's consumer and admin client serve one thread at a time.
+        self._lock = threading.RLock()
+        self._positions: dict[TopicPartition, int] = {}
+
+    def create(self, topic: str, *, compacted: bool = False) -> None:
+        policy = "compact" if compacted else "delete"
+        new = {
+            "num_partitions": self._partitions,
+            "configs": {"cleanup.policy": policy},
+        }
+        with self._lock, self._errors_of(topic):
+            if self._describe(topic) is not None:
+                return
+            try:
+                self._admin.create_topics({topic: new}, wait_for_metadata=True)
+            except TopicAlreadyExistsError:
+                return  # another process was first
+
+    def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """What it raises for may still be stored later: a broker can have it
+        without having said so."""
+        with self._errors_of(topic):
+            producer = self._producer
+            sent = [
+                producer.send(
+                    topic,
+                    key=message.key.encode(),
+                    value=message.value,
+                    timestamp_ms=milliseconds(message, self._clock),
+                )
+                for message in messages
+            ]
+            producer.flush(timeout=APPEND_TIMEOUT_S)
+            for future in sent:
+                future.get(timeout=APPEND_TIMEOUT_S)
+
+    def state(self, topic: str) -> TopicState | None:
+        with self._lock, self._errors_of(topic):
+            found = self._describe(topic)
+            if found is None:
+                return None
+            partitions = _partitions_of(topic, found)
+            beginning = self._consumer.beginning_offsets(partitions)
+            end = self._consumer.end_offsets(partitions)
+            return TopicState(
+                topic_id=str(found["topic_id"]),
+                beginning={tp.partition: at for tp, at in beginning.items()},
+                end={tp.partition: at for tp, at in end.items()},
+            )
+
+    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
+        with self._lock, self._errors_of(topic):
+            found = self._describe(topic)
+            if found is None:
+                raise UnknownTopicOrPartitionError(topic)
+            partitions = _partitions_of(topic, found)
+            consumer = self._consumer
+            ends = consumer.end_offsets(partitions)
+            beginnings = consumer.beginning_offsets(partitions)
+            starts = {
+                tp: offsets.get(tp.partition, beginnings[tp]) for tp in partitions
+            }
+            for tp, start in starts.items():
+                if not beginnings[tp] <= start <= ends[tp]:
+                    raise OffsetOutOfRangeError(f"{tp.partition}: {start}")
+            self._seek(starts)
+            return self._poll(starts, ends, limit)
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _seek(self, starts: Mapping[TopicPartition, int]) -> None:
+        """Go to ``starts``, keeping what is fetched where it already is."""
+        if self._positions.keys() != starts.keys():
+            self._consumer.assign(list(starts))
+            self._positions = {}
+        for tp, start in starts.items():
+            if self._positions.get(tp) != start:
+                self._consumer.seek(tp, start)
+        self._positions = dict(starts)
+
+    def _poll(
+        self,
+        starts: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+        limit: int,
+    ) -> Batch:
+        consumer = self._consumer
+        reached = dict(starts)
+        records: list[Record] = []
+        last_progress = time.monotonic()
+        while len(records) < limit:
+            waiting = [tp for tp in ends if reached[tp] < ends[tp]]
+            if not waiting:
+                break
+            consumer.pause(*(tp for tp in ends if tp not in waiting))
+            consumer.resume(*waiting)
+            most = min(POLL_RECORDS, limit - len(records))
+            for tp, found in consumer.poll(POLL_MS, max_records=most).items():
+                records += [_record(r) for r in found if r.offset < ends[tp]]
+            # The position passes transaction markers, which no record shows.
+            at = {tp: consumer.position(tp) for tp in ends}
+            if at != self._positions:
+                last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > STALLED_S:
+                raise KafkaError(f"nothing came for {STALLED_S:.0f} s")
+            self._positions = at
+            reached = {tp: min(at[tp], end) for tp, end in ends.items()}
+        return Batch(records, {tp.partition: at for tp, at in reached.items()})
+
+    def _describe(self, topic: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] = self._admin.describe_topics([topic])[0]
+        return None if found["error_code"] == UNKNOWN_TOPIC else found
+
+    @property
+    def _admin(self) -> Any:
+        return self._client(KafkaAdminClient, CONNECTION)
+
+    @property
+    def _consumer(self) -> Any:
+        return self._client(KafkaConsumer, CONSUMER)
+
+    @property
+    def _producer(self) -> Any:
+        return self._client(KafkaProducer, PRODUCER)
+
+    def _client(self, kind: type, config: Mapping[str, Any]) -> Any:
+        """Made on first use, so that a log can be opened while Kafka is away."""
+        with self._lock:
+            if kind not in self._clients:
+                self._reach()
+                self._clients[kind] = kind(bootstrap_servers=self._bootstrap, **config)
+            return self._clients[kind]
+
+    def _reach(self) -> None:
+        """Raise ``KafkaConnectionError`` where no broker takes a connection.
+
+        A client that can't connect when it is made leaves a thread behind that
+        tries for ever.
+        """
+        reason = "no bootstrap server"
+        for server in self._bootstrap:
+            host, _, port = server.strip().rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), 1.5).close()
+                return
+            except (OSError, ValueError) as error:
+                reason = str(error)
+        raise KafkaConnectionError(reason)
+
+    @contextmanager
+    def _errors_of(self, topic: str) -> Iterator[None]:
+        servers = ",".join(self._bootstrap)
+        try:
+            yield
+        except OffsetOutOfRangeError as error:
+            raise OffsetsLost(
+                f"Kafka no longer has the offsets of {topic} to read on from "
+                f"({error}); restore the topic, or start again under another "
+                "FEEDLOOP_NAMESPACE."
+            ) from error
+        except UnknownTopicOrPartitionError as error:
+            raise LogUnavailable(
+                f"Kafka at {servers} has no topic {topic}; `feedloop collect` and "
+                "`feedloop import` create it."
+            ) from error
+        except KafkaError as error:
+            raise LogUnavailable(
+                f"Kafka at {servers} does not answer for {topic} "
+                f"({type(error).__name__}: {error}); try again, or set "
+                "FEEDLOOP_KAFKA_BOOTSTRAP."
+            ) from error
+
+
+def _partitions_of(topic: str, found: Mapping[str, Any]) -> list[TopicPartition]:
+    indexes = sorted(entry["partition_index"] for entry in found["partitions"])
+    return [TopicPartition(topic, index) for index in indexes]
+
+
+def _record(message: Any) -> Record:
+    key = message.key
+    return Record(
+        message.partition,
+        message.offset,
+        message.timestamp,
+        None if key is None else key.decode(errors="backslashreplace"),
+        message.value,
+    )

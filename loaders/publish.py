@@ -1,0 +1,110 @@
+"""Lists and feature log of a build into Iceberg, before anyone is served them.
+
+``raw.lists`` and ``raw.feature_log`` close the loop: outcomes join the lists,
+and the ranker learns from the very values it scored with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
+
+from feedloop.contracts.builds import (
+    FEATURE_LOG_FILE,
+    LISTS,
+    LISTS_FILE,
+    read_part,
+)
+from feedloop.contracts.tables import RAW_TABLES
+from feedloop.errors import Fenced
+from feedloop.settings import Settings
+from loaders.iceberg import FencedAppend, ensure_tables, open_catalog, open_table
+
+ROWS_A_FILE = 100_000
+ATTEMPTS = 5
+TABLES = {"lists": LISTS_FILE, "feature_log": FEATURE_LOG_FILE}
+
+
+class HeadFence:
+    """Lets a commit build only on the head on which its author looked."""
+
+    def __init__(self, table: Table) -> None:
+        self._seen = _head(table.metadata)
+
+    def check(self, metadata: TableMetadata) -> None:
+        if _head(metadata) != self._seen:
+            raise ValidationException("another process committed in between")
+
+    def summary(self, metadata: TableMetadata) -> dict[str, str]:
+        return {}
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """Rows appended by table; 0 where the build was there already."""
+
+    lists: int
+    feature_log: int
+
+
+def append_build(settings: Settings, builds_dir: Path, build_id: str) -> PublishReport:
+    """Append the lists and the feature log of a build, each once.
+
+    Repeating it, also after a kill between the two, appends what is missing.
+    Raises ``BuildInvalid``, and ``Fenced`` where others keep committing first.
+    """
+    folder, manifest = read_part(builds_dir, build_id, LISTS)
+    catalog = open_catalog(settings)
+    ensure_tables(catalog, settings)
+    appended = {
+        name: _append(settings, catalog, name, folder / file, manifest.build_id)
+        for name, file in TABLES.items()
+    }
+    return PublishReport(**appended)
+
+
+def _append(
+    settings: Settings, catalog: Catalog, name: str, path: Path, build_id: str
+) -> int:
+    for attempt in itertools.count(1):
+        table = open_table(catalog, settings, name)
+        fence = HeadFence(table)
+        if _holds(table, path, build_id):
+            break
+        append = FencedAppend(table)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_A_FILE):
+                rows = pa.Table.from_batches([batch])
+                append.add(rows.cast(RAW_TABLES[name].schema))
+        try:
+            append.commit(fence)
+            return append.rows
+        except Fenced:
+            if attempt == ATTEMPTS:
+                raise
+    return 0
+
+
+def _holds(table: Table, path: Path, build_id: str) -> bool:
+    """Whether the table has the build. All its rows carry one instant, so that
+    only the files of its day are opened."""
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(1, columns=["generated_at"]), None)
+    if first is None or len(first) == 0:
+        return False
+    at = first["generated_at"][0].as_py().isoformat()
+    wanted = f"generated_at = '{at}' and build_id = '{build_id}'"
+    return table.scan(wanted, selected_fields=("rec_id",), limit=1).count() > 0
+
+
+def _head(metadata: TableMetadata) -> int | None:
+    snapshot = metadata.current_snapshot()
+    return snapshot.snapshot_id if snapshot else None

@@ -1,0 +1,1 @@
+"""Real services for tests: started here, on free ports, and stopped again."""
