@@ -1,0 +1,1 @@
+"""From a build's folder to Redis, and from Redis to HTTP."""
