@@ -1,0 +1,5 @@
+"""``python -m feedloop``."""
+
+from feedloop.cli import main
+
+main()

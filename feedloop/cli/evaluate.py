@@ -1,0 +1,249 @@
+"""``feedloop evaluate``: the lists, measured on public data.
+
+The pipeline itself is run on each dataset up to a cut, with nothing but
+``as_of`` to tell it what it may know, and its lists are compared with what
+people did next. The baselines get the same interactions and the same people.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feedloop.cli.dbt_run import run_dbt
+from feedloop.cli.quality_report import write_report
+from feedloop.clock import SystemClock
+from feedloop.contracts import builds
+from feedloop.contracts.seeds import read_event_types
+from feedloop.errors import WarehouseEmpty
+from feedloop.settings import Settings, from_environment
+from feedloop.telemetry import console
+from loaders.duckdb_plugin import raw_views
+from loaders.importing import import_dataset
+from recommender.baselines import Als, ItemItem, Popularity
+from recommender.embeddings import AlsParams
+from recommender.metrics import Estimate, evaluate
+
+KS = (10, 20)
+SEED = 1
+CASUAL, POWER = 5, 50
+HOME = ".feedloop-evaluate"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dataset and where it is cut.
+
+    ``cut`` None is the instant that ``share`` of the interactions precede;
+    ``horizon`` how long after it counts as truth (None: to the end).
+    """
+
+    dataset: str
+    title: str
+    cut: datetime | None = None
+    share: float = 0.8
+    horizon: timedelta | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+SPLITS = {
+    split.dataset: split
+    for split in (
+        Split(
+            "movielens-100k",
+            "MovieLens-100k: ratings, dense, seven months",
+            variables={"history_days": 400},
+        ),
+        Split(
+            "globo",
+            "Globo.com: news clicks, fresh articles, short sessions",
+            cut=datetime(2017, 10, 13, 15, tzinfo=UTC),
+            horizon=timedelta(hours=3),
+        ),
+    )
+}
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """What came out on one split: estimates by method, cohort and metric."""
+
+    dataset: str
+    title: str
+    cut: datetime
+    until: datetime
+    interactions: int
+    people: int
+    model_version: str
+    seconds: dict[str, float]
+    methods: dict[str, dict[str, dict[str, Estimate]]]
+
+
+def evaluate_split(settings: Settings, split: Split) -> Quality:
+    """Import, build up to the cut, and compare. ``settings`` name a namespace
+    of its own."""
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    end = split.cut + split.horizon if split.cut and split.horizon else None
+    import_dataset(settings, SystemClock(), split.dataset, until=end)
+    seconds["import"] = round(time.perf_counter() - started, 1)
+
+    cut, history, truth = _split(settings, split)
+    started = time.perf_counter()
+    run_dbt(
+        settings,
+        "build",
+        variables={**split.variables, "as_of": cut.isoformat(sep=" ")},
+    )
+    seconds["dbt build"] = round(time.perf_counter() - started, 1)
+
+    people = truth["user_id"].unique()
+    build_id = builds.newest_build(settings.builds_dir)
+    if build_id is None:
+        raise WarehouseEmpty(f"dbt made no build in {settings.builds_dir}.")
+    folder, manifest = builds.read_part(settings.builds_dir, build_id, builds.LISTS)
+    listed = {"pipeline": _listed(folder / builds.LISTS_FILE, people)}
+    baselines: dict[str, Popularity | ItemItem | Als] = {
+        "popularity": Popularity(),
+        "popularity, last 24 h": Popularity(as_of=cut, last_hours=24),
+        "item-item": ItemItem(),
+        "ALS": Als(AlsParams()),
+    }
+    for name, baseline in baselines.items():
+        started = time.perf_counter()
+        listed[name] = baseline.recommend(history, people, max(KS), True)
+        seconds[name] = round(time.perf_counter() - started, 1)
+    cohorts = _cohorts(history, people)
+    return Quality(
+        dataset=split.dataset,
+        title=split.title,
+        cut=cut,
+        until=pc.max(truth["occurred_at"]).as_py(),
+        interactions=history.num_rows,
+        people=len(people),
+        model_version=manifest.model_version,
+        seconds=seconds,
+        methods={
+            name: evaluate(
+                rows, truth, KS, seed=SEED, train=history, user_cohorts=cohorts
+            )
+            for name, rows in listed.items()
+        },
+    )
+
+
+def _split(settings: Settings, split: Split) -> tuple[datetime, pa.Table, pa.Table]:
+    """The cut; interactions up to it; and what people with a history engaged
+    with after it and not before."""
+    engaging = [
+        kind.event_type
+        for kind in read_event_types(settings.seeds_dir).values()
+        if kind.role in ("engagement", "conversion")
+    ]
+    with raw_views(settings) as connection:
+        connection.execute(
+            "create table interactions as select user_id, item_id, occurred_at "
+            "from events where list_contains(?, event_type)",
+            [engaging],
+        )
+        cut = split.cut
+        if cut is None:
+            cut = connection.execute(
+                "select quantile_disc(occurred_at, ?) from interactions", [split.share]
+            ).fetchall()[0][0]
+        history = connection.execute(
+            "from interactions where occurred_at <= ? order by all", [cut]
+        ).to_arrow_table()
+        truth = connection.execute(
+            "select user_id, item_id, min(occurred_at) as occurred_at "
+            "from interactions as later where occurred_at > ? "
+            "and user_id in (select user_id from interactions where occurred_at <= ?) "
+            "and not exists (from interactions as before where occurred_at <= ? "
+            "and before.user_id = later.user_id and before.item_id = later.item_id) "
+            "group by user_id, item_id order by all",
+            [cut, cut, cut],
+        ).to_arrow_table()
+    return cut.astimezone(UTC), history, truth
+
+
+def _listed(path: Path, people: pa.Array) -> pa.Table:
+    """The published lists of ``people`` as user_id, item_id, rank."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("people", pa.table({"user_id": people}))
+        return connection.execute(
+            "select user_id, unnest(item_ids) as item_id, "
+            "cast(generate_subscripts(item_ids, 1) as integer) as rank "
+            "from read_parquet(?) semi join people using (user_id)",
+            [str(path)],
+        ).to_arrow_table()
+
+
+def _cohorts(history: pa.Table, people: pa.Array) -> dict[str, pa.Array]:
+    counts = history.group_by("user_id").aggregate([("item_id", "count")])
+    counts = counts.filter(pc.is_in(counts["user_id"], value_set=people))
+    size = counts["item_id_count"]
+    return {
+        f"fewer than {CASUAL} interactions": counts["user_id"].filter(
+            pc.less(size, CASUAL)
+        ),
+        f"{CASUAL} to {POWER}": counts["user_id"].filter(
+            pc.and_(pc.greater_equal(size, CASUAL), pc.less_equal(size, POWER))
+        ),
+        f"more than {POWER}": counts["user_id"].filter(pc.greater(size, POWER)),
+    }
+
+
+@click.command(epilog="Example: feedloop evaluate --dataset movielens-100k --json")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    type=click.Choice(sorted(SPLITS)),
+    help="Only this dataset (repeatable); default: all.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where the report goes; default: docs/quality.md. Plots lie beside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON too.")
+def command(datasets: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Run the pipeline on public data up to a cut and compare its lists.
+
+    The datasets are found under FEEDLOOP_DATA; each is built in a namespace of
+    its own under .feedloop-evaluate, which is made anew.
+    """
+    base = from_environment()
+    found = []
+    for name in datasets or SPLITS:
+        settings = msgspec.structs.replace(
+            base, namespace=f"eval_{name.replace('-', '_')}", home=HOME
+        )
+        shutil.rmtree(settings.home_dir, ignore_errors=True)
+        console.print(f"{SPLITS[name].title} …")
+        found.append(evaluate_split(settings, SPLITS[name]))
+    path = out or Path(base.project_dir) / "docs" / "quality.md"
+    write_report(found, path)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        for quality in found:
+            for method, cohorts in quality.methods.items():
+                figures = cohorts["all"]
+                click.echo(
+                    f"{quality.dataset:<16} {method:<22} "
+                    f"recall@20 {figures['recall@20'].mean:.3f}  "
+                    f"NDCG@20 {figures['ndcg@20'].mean:.3f}"
+                )
+    click.echo(f"Report: {path}")
