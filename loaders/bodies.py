@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -16,68 +15,65 @@ DRAIN_BYTES = 16_000_000
 
 
 async def read_json(request: Request[Any, Any, Any], limit: int) -> Any:
-    """The JSON value of a body of at most ``limit`` bytes, unpacked.
+    """The JSON value of a body of at most ``limit`` bytes, packed and unpacked.
 
     Raises Litestar's 413, 415 for an encoding other than gzip, and 400 for
     what is no gzip or no JSON.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        body = await _read(request.stream(), limit)
-    elif encoding in ("gzip", "x-gzip"):
-        body = await _read(_unpacked(request.stream(), limit), limit)
-    else:
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
         raise HTTPException(
             status_code=415,
             detail=f"A body encoded as {encoding} can't be read; send gzip or none.",
             headers={"Accept-Encoding": "gzip"},
         )
+    body = await _read(request, limit)
+    if encoding.endswith("gzip"):
+        body = _unpack(body, limit)
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(
-            status_code=400, detail=f"The body is not JSON: {error}."
-        ) from error
+        raise _bad(f"The body is not JSON: {error}.") from error
     except RecursionError as error:
-        raise HTTPException(
-            status_code=400, detail="The body is nested too deeply."
-        ) from error
+        raise _bad("The body is nested too deeply.") from error
 
 
-async def _read(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+async def _read(request: Request[Any, Any, Any], limit: int) -> bytes:
     found: list[bytes] = []
     size = 0
-    async for chunk in chunks:
+    async for chunk in request.stream():
         size += len(chunk)
         if size <= limit:
             found.append(chunk)
         elif size > limit + DRAIN_BYTES:
             break
     if size > limit:
-        raise HTTPException(
-            status_code=413,
-            detail=f"The body has more than {limit} bytes; send fewer events at "
-            "a time.",
-        )
+        raise _too_large(limit)
     return b"".join(found)
 
 
-async def _unpacked(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-    """What gzip packed into ``chunks``, never more than ``limit`` at once."""
+def _unpack(packed: bytes, limit: int) -> bytes:
+    """What gzip packed; a body that would unpack to gigabytes never does."""
     unpacker = zlib.decompressobj(GZIP)
     try:
-        async for chunk in chunks:
-            packed = chunk
-            while packed:
-                if unpacker.eof:  # gzip files may follow one another
-                    unpacker = zlib.decompressobj(GZIP)
-                yield unpacker.decompress(packed, limit + 1)
-                packed = unpacker.unconsumed_tail or unpacker.unused_data
+        body = unpacker.decompress(packed, limit + 1)
     except zlib.error as error:
-        raise HTTPException(
-            status_code=400, detail=f"The body is not gzip: {error}."
-        ) from error
+        raise _bad(f"The body is not gzip: {error}.") from error
+    if len(body) > limit:
+        raise _too_large(limit)
     if not unpacker.eof:
-        raise HTTPException(
-            status_code=400, detail="The body's gzip ends before it is complete."
-        )
+        raise _bad("The body's gzip ends before it is complete.")
+    if unpacker.unused_data:
+        raise _bad("Something follows the body's gzip.")
+    return body
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(
+        status_code=413,
+        detail=f"The body has more than {limit} bytes; send fewer events at a time.",
+    )
+
+
+def _bad(detail: str) -> HTTPException:
+    return HTTPException(status_code=400, detail=detail)

@@ -7,7 +7,7 @@ answer is a 503, and sending again stores it once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -65,6 +65,16 @@ class BatchResult(msgspec.Struct, frozen=True):
     results: list[EventResult]
     accepted: int
     rejected: int
+
+
+class AcceptedItem(msgspec.Struct, frozen=True):
+    item_id: str
+    accepted: bool = True
+
+
+class AcceptedUser(msgspec.Struct, frozen=True):
+    user_id: str
+    accepted: bool = True
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -126,8 +136,15 @@ class _Collector:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self.appends = GroupAppend(log, metrics.appended)
+        self._log = log
+        self._has_topics = False
+        self.appends = GroupAppend(self._append, metrics.appended)
         self.intake = Intake(settings, clock)
+
+    def ensure_topics(self) -> None:
+        """Create what an earlier start could not. Raises ``LogUnavailable``."""
+        create_topics(self._log, self._settings)
+        self._has_topics = True
 
     async def events(
         self, sent: Any, caller: Caller, idempotency_key: str | None
@@ -158,7 +175,7 @@ class _Collector:
         )
 
     async def record(
-        self, stream: str, check: Callable[[], Message], **answer: Any
+        self, stream: str, check: Callable[[], Message], answer: msgspec.Struct
     ) -> Response[bytes]:
         """Store a version of an item or a user."""
         try:
@@ -167,7 +184,7 @@ class _Collector:
             self._metrics.refused.labels(stream).inc()
             return _broken(error.field, error.reason)
         await self._store(stream, [message])
-        return _accepted(answer | {"accepted": True})
+        return _accepted(answer)
 
     async def _single(self, event: Accepted | Refused) -> Response[bytes]:
         if isinstance(event, Refused):
@@ -184,6 +201,11 @@ class _Collector:
             await self._store(EVENTS, good)
         result = BatchResult([_result(event) for event in events], len(good), bad)
         return _accepted(result) if good else _answer(422, result)
+
+    def _append(self, topic: str, messages: Sequence[Message]) -> None:
+        if not self._has_topics:
+            self.ensure_topics()
+        self._log.append(topic, messages)
 
     async def _store(self, stream: str, messages: list[Message]) -> None:
         await self.appends.append(self._settings.topic(stream), messages)
@@ -222,7 +244,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         try:
-            await asyncio.to_thread(create_topics, log, settings)
+            await asyncio.to_thread(collector.ensure_topics)
         except LogUnavailable as error:
             log_event("collector", "log unavailable", reason=str(error))
         yield
@@ -253,7 +275,8 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         summary="Replace an item of the catalogue",
         status_code=202,
         operation_class=ItemOperation,
-        responses=_REFUSALS,
+        responses={202: ResponseSpec(AcceptedItem, description="The log has it")}
+        | _REFUSALS,
         security=SECURITY,
     )
     async def items(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -261,7 +284,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         item_id = path_id(request.scope, "/items/")
         sent = await read_json(request, settings.max_body_bytes)
         return await collector.record(
-            ITEMS, lambda: intake.item(sent, item_id), item_id=item_id
+            ITEMS, lambda: intake.item(sent, item_id), AcceptedItem(item_id)
         )
 
     @put(
@@ -269,7 +292,8 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         summary="Replace what is known of a user",
         status_code=202,
         operation_class=UserOperation,
-        responses=_REFUSALS,
+        responses={202: ResponseSpec(AcceptedUser, description="The log has it")}
+        | _REFUSALS,
         security=SECURITY,
     )
     async def users(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -277,7 +301,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         user_id = path_id(request.scope, "/users/")
         sent = await read_json(request, settings.max_body_bytes)
         return await collector.record(
-            USERS, lambda: intake.user(sent, user_id), user_id=user_id
+            USERS, lambda: intake.user(sent, user_id), AcceptedUser(user_id)
         )
 
     @get("/healthz", summary="Whether the process runs")
@@ -286,8 +310,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
 
     @get("/readyz", summary="Whether events can be stored")
     async def readyz() -> dict[str, str]:
-        # creates what an earlier start could not
-        await asyncio.to_thread(create_topics, log, settings)
+        await asyncio.to_thread(collector.ensure_topics)
         return {"status": "ok"}
 
     @get("/metrics", include_in_schema=False)

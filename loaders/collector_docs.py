@@ -1,129 +1,93 @@
-"""What the collector's requests look like, for its OpenAPI document.
-
-Bodies are decoded by the contracts and not by the framework, so that the
-schemas are made from the contracts here.
-"""
+"""What the collector's OpenAPI says of request bodies, which it reads itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import msgspec
 from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
-    OpenAPIType,
     Operation,
+    Parameter,
     RequestBody,
     Schema,
 )
+from litestar.openapi.spec.enums import OpenAPIType
 
 from feedloop.contracts.catalogue import Item, User
 from feedloop.contracts.events import Event, PromotedContext
 
-EVENT_EXAMPLE: dict[str, Any] = {
-    "event_id": "0b0c5c4e-6f6b-4a53-9d5b-3f1f6f0a9a10",
+EVENT = {
     "user_id": "usr_abc123",
-    "item_id": "item_42",
+    "item_id": "article_42",
     "event_type": "click",
-    "occurred_at": "2026-01-08T09:00:00Z",
-    "context": {"surface": "homepage", "page_position": 3},
+    "occurred_at": "2026-03-01T12:00:00Z",
+    "context": {"surface": "homepage", "page_position": 3, "session_id": "s1"},
 }
-ITEM_EXAMPLE: dict[str, Any] = {
+ITEM = {
     "category": "news",
-    "published_at": "2026-01-08T06:00:00Z",
-    "title": "A title",
-    "tags": ["local"],
+    "published_at": "2026-03-01T06:00:00Z",
+    "title": "What happened overnight",
+    "tags": ["politics", "europe"],
 }
-USER_EXAMPLE: dict[str, Any] = {
-    "created_at": "2026-01-08T06:00:00Z",
-    "country": "PT",
-    "device": "ios",
-}
+USER = {"created_at": "2026-02-01T00:00:00Z", "country": "BR", "segment": "reader"}
 
 
-def _schema(contract: type[msgspec.Struct], optional: str) -> Schema:
-    """The contract as a JSON schema; ``optional`` may be left out."""
-    described = msgspec.json.schema(contract)["$defs"][contract.__name__]
-    properties = {
-        name: Schema(
-            description=entry.get("description"),
-            type=OpenAPIType(entry["type"]) if "type" in entry else None,
-            format=entry.get("format"),
-            min_length=entry.get("minLength"),
-            max_length=entry.get("maxLength"),
-        )
-        for name, entry in described["properties"].items()
-    }
-    required = [name for name in described["required"] if name != optional]
-    return Schema(
-        type=OpenAPIType.OBJECT, properties=dict(properties), required=required
-    )
-
-
-def _event_schema() -> Schema:
-    schema = _schema(Event, "event_id")
-    promoted = ", ".join(PromotedContext.__struct_fields__)
-    properties = dict(schema.properties or {})
-    properties["context"] = Schema(
-        type=OpenAPIType.OBJECT,
-        description=f"Any keys; these have columns of their own: {promoted}.",
-    )
-    schema.properties = properties
+def _schema(kind: type[msgspec.Struct], without: str) -> dict[str, Any]:
+    """The contract's JSON schema, its id not required."""
+    definitions = msgspec.json.schema(kind)["$defs"]
+    schema: dict[str, Any] = definitions[kind.__name__]
+    schema["required"] = [name for name in schema["required"] if name != without]
     return schema
 
 
-def _body(schema: Schema, examples: dict[str, Any]) -> RequestBody:
-    return RequestBody(
-        required=True,
-        content={
-            "application/json": OpenAPIMediaType(
-                schema=schema,
-                examples={
-                    name: Example(summary=name, value=value)
-                    for name, value in examples.items()
-                },
-            )
-        },
+def _event_schema() -> dict[str, Any]:
+    schema = _schema(Event, without="event_id")
+    context = msgspec.json.schema(PromotedContext)["$defs"]["PromotedContext"]
+    schema["properties"]["context"] = context | {
+        "description": "What else is known; keys beyond these are kept."
+    }
+    return schema
+
+
+def _body(schema: dict[str, Any], examples: dict[str, Any]) -> RequestBody:
+    media_type = OpenAPIMediaType(
+        schema=cast(Any, schema),
+        examples={name: Example(value=value) for name, value in examples.items()},
     )
-
-
-def _events_body() -> RequestBody:
-    event = _event_schema()
-    return _body(
-        Schema(
-            one_of=[
-                event,
-                Schema(type=OpenAPIType.ARRAY, items=event),
-                Schema(
-                    type=OpenAPIType.OBJECT,
-                    properties={"events": Schema(type=OpenAPIType.ARRAY, items=event)},
-                ),
-            ]
-        ),
-        {"one event": EVENT_EXAMPLE, "a batch": {"events": [EVENT_EXAMPLE]}},
-    )
-
-
-def _item_body() -> RequestBody:
-    return _body(_schema(Item, "item_id"), {"an item": ITEM_EXAMPLE})
-
-
-def _user_body() -> RequestBody:
-    return _body(_schema(User, "user_id"), {"a user": USER_EXAMPLE})
+    return RequestBody(content={"application/json": media_type}, required=True)
 
 
 @dataclass
 class EventsOperation(Operation):
-    request_body: Any = field(default_factory=_events_body)
+    def __post_init__(self) -> None:
+        event = _event_schema()
+        batch = {"type": "array", "items": event, "minItems": 1}
+        wrapped = {"type": "object", "properties": {"events": batch}}
+        self.request_body = _body(
+            {"oneOf": [event, batch, wrapped]},
+            {"one": EVENT, "batch": [EVENT, EVENT | {"event_type": "view"}]},
+        )
+        self.parameters = [
+            Parameter(
+                name="Idempotency-Key",
+                param_in="header",
+                description="Events without an event_id get the same ones again "
+                "when the request is repeated with the same key.",
+                schema=Schema(type=OpenAPIType.STRING),
+            )
+        ]
 
 
 @dataclass
 class ItemOperation(Operation):
-    request_body: Any = field(default_factory=_item_body)
+    def __post_init__(self) -> None:
+        self.request_body = _body(_schema(Item, without="item_id"), {"item": ITEM})
 
 
 @dataclass
 class UserOperation(Operation):
-    request_body: Any = field(default_factory=_user_body)
+    def __post_init__(self) -> None:
+        self.request_body = _body(_schema(User, without="user_id"), {"user": USER})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from feedloop.contracts.log import EventLog, Message
+from feedloop.contracts.log import Message
 from feedloop.errors import LogUnavailable
 
 MOST_AT_ONCE = 10_000
@@ -22,7 +22,7 @@ class _Waiting(NamedTuple):
 
 
 class GroupAppend:
-    """Appends to ``log`` from one thread, on behalf of one event loop.
+    """Calls ``append`` from one thread, on behalf of one event loop.
 
     Whoever comes while the log is idle is served at once and alone; what comes
     while it is busy is appended together when it is free again, so that an
@@ -31,8 +31,12 @@ class GroupAppend:
     ``on_append`` hears of every append: its messages and its topic.
     """
 
-    def __init__(self, log: EventLog, on_append: Callable[[int, str], None]) -> None:
-        self._log = log
+    def __init__(
+        self,
+        append: Callable[[str, Sequence[Message]], None],
+        on_append: Callable[[int, str], None],
+    ) -> None:
+        self._append = append
         self._on_append = on_append
         self._queue: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="append")
@@ -67,13 +71,9 @@ class GroupAppend:
             group = self._next_group()
             messages = [message for one in group for message in one.messages]
             topic = group[0].topic
-            error: Exception | None = None
-            try:
-                await loop.run_in_executor(
-                    self._thread, self._log.append, topic, messages
-                )
-            except Exception as raised:
-                error = raised
+            appended = loop.run_in_executor(self._thread, self._append, topic, messages)
+            await asyncio.wait([appended])
+            error = appended.exception()
             self.waiting -= len(messages)
             for one in group:
                 if one.stored.cancelled():
@@ -92,7 +92,7 @@ class GroupAppend:
         size = len(group[0].messages)
         while self._queue and self._queue[0].topic == group[0].topic:
             size += len(self._queue[0].messages)
-            if size > MOST_AT_ONCE:
+            if size > MOST_AT_ONCE:  # or the first of them would wait too long
                 break
             group.append(self._queue.popleft())
         return group

@@ -31,12 +31,15 @@
 
 {#- A weight, halved for every half-life between two instants, in millionths:
     whole numbers, so that the order in which a parallel sum adds them can't
-    change the result. -#}
+    change the result. Rounded by floor, since a cast rounds on one warehouse
+    and cuts on the other. -#}
 {% macro decayed_millionths(weight, occurred_at, as_of, half_life_seconds) -%}
   cast(
-    {{ weight }} * 1000000 * power(
-      cast(0.5 as double),
-      {{ seconds_between(occurred_at, as_of) }} / ({{ half_life_seconds }})
+    floor(
+      {{ weight }} * 1000000 * power(
+        cast(0.5 as double),
+        {{ seconds_between(occurred_at, as_of) }} / ({{ half_life_seconds }})
+      ) + 0.5
     ) as bigint
   )
 {%- endmacro %}

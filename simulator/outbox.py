@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from feedloop.errors import StepFailed
 from simulator.client import Answer, Client
 from simulator.messages import RUBBISH, Event, Session, seeded_uuid
 from simulator.plan import HOUR_S
@@ -30,7 +31,7 @@ class Tally(msgspec.Struct):
     """What the app sent and what it was told, in events.
 
     ``sent`` and ``acknowledged`` count an event once, however often it went
-    out; ``sent_again`` are repetitions. ``refused`` are good events that the
+    out; ``sent_again`` are repetitions that were accepted once more. ``refused`` are good events that the
     collector did not take, ``held`` those that are still on phones.
     """
 
@@ -51,6 +52,24 @@ class Refusal(msgspec.Struct, frozen=True):
     sent: str
     status: int
     answer: str
+
+
+class _BatchAnswer(msgspec.Struct):
+    accepted: int
+
+
+def accepted_of(answer: Answer) -> int:
+    """How many events of a batch the collector says that it has."""
+    if answer.status != ACCEPTED:
+        return 0
+    try:
+        return msgspec.json.decode(answer.body, type=_BatchAnswer).accepted
+    except msgspec.DecodeError as error:
+        raise StepFailed(
+            f"The collector's answer to a batch is not one ({error}): "
+            f"{answer.body.decode(errors='replace')}; is something else listening "
+            "there?"
+        ) from error
 
 
 class Outbox:
@@ -126,11 +145,13 @@ class Outbox:
         events = [event for session in sessions for event in session.events]
         self.tally.sent += len(events)
         answer = await client.send_events(events)
-        if answer.status != ACCEPTED:
-            self.tally.refused += len(events)
-            self._keep_refusal(msgspec.json.encode(events[0]), answer)
+        accepted = accepted_of(answer)
+        self.tally.acknowledged += accepted
+        self.tally.refused += len(events) - accepted
+        if accepted < len(events):
+            self._keep_refusal(msgspec.json.encode(events), answer)
+        if not accepted:
             return
-        self.tally.acknowledged += len(events)
         for session in sessions:
             self._arrived(session)
             if session.sent_twice:
@@ -138,10 +159,8 @@ class Outbox:
                 self._hold(session, now_s + HOUR_S, again=True)
 
     async def _again(self, client: Client, session: Session) -> None:
-        self.tally.sent_again += len(session.events)
         answer = await client.send_events(session.events)
-        if answer.status != ACCEPTED:
-            self._keep_refusal(msgspec.json.encode(session.events[0]), answer)
+        self.tally.sent_again += accepted_of(answer)
 
     def _hold(self, session: Session, due_s: float, *, again: bool) -> None:
         heapq.heappush(self._phones, (due_s, next(self._numbers), session, again))

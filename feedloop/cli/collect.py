@@ -1,4 +1,4 @@
-"""``feedloop collect``: POST /events and the catalogue over HTTP."""
+"""``feedloop collect``: events, items and users in over HTTP."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ from loaders.log import open_log
     help="0 takes a free one; default: FEEDLOOP_COLLECTOR_PORT.",
 )
 def command(host: str | None, port: int | None) -> None:
-    """Take events, items and users until it is told to stop.
-
-    An event is answered with 202 once the log has it.
-    """
+    """Serve POST /events, PUT /items and PUT /users until it is told to stop."""
     settings = from_environment()
     configure_logging()
     clock = clock_from(settings.clock_file)

@@ -118,6 +118,7 @@ def test_it_ends_well_after_a_kill_and_twice(tmp_path: Path) -> None:
     assert tally["refused"] == 0
     together = report["together"]
     assert together["without_list"] == 0
-    assert together["arms"]["oracle"]["ctr"]["value"] > (
-        together["arms"]["random"]["ctr"]["value"]
+    assert (
+        together["arms"]["oracle"]["ctr"]["value"]
+        > (together["arms"]["random"]["ctr"]["value"])
     )

@@ -1,0 +1,697 @@
+"""The collector over real HTTP, and what the log then holds."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from feedloop.clock import FixedClock
+from feedloop.contracts.log import Batch, EventLog, Message, TopicState
+from feedloop.errors import LogUnavailable
+from feedloop.http import running
+from feedloop.settings import Settings, from_environment, to_environment
+from loaders import group_append
+from loaders.collector import create_app
+from loaders.loader import load_all
+from loaders.log import open_log
+from tests.loaders.conftest import NOW
+from tests.loaders.sending import event_ids, rows
+from tests.support.kafka_broker import KafkaBroker
+
+COLLECT = {"X-API-Key": "dev-collect"}
+WRITE = {"X-API-Key": "dev-write"}
+EVENT = {
+    "event_id": "e1",
+    "user_id": "u1",
+    "item_id": "i1",
+    "event_type": "click",
+    "occurred_at": "2026-03-01T11:00:00Z",
+}
+ITEM = {"category": "news", "published_at": "2026-02-01T00:00:00Z"}
+USER = {"created_at": "2026-02-01T00:00:00Z"}
+
+
+@contextmanager
+def serving(
+    settings: Settings, clock: FixedClock, log: EventLog | None = None
+) -> Iterator[httpx.Client]:
+    with closing(log or open_log(settings, clock)) as chosen:
+        app = create_app(settings, chosen, clock)
+        with running(app) as url, httpx.Client(base_url=url, headers=COLLECT) as client:
+            yield client
+
+
+@pytest.fixture
+def client(settings: Settings, clock: FixedClock) -> Iterator[httpx.Client]:
+    with serving(settings, clock) as client:
+        yield client
+
+
+def stored(settings: Settings, stream: str = "events") -> list[dict[str, Any]]:
+    """What the log holds, in the order of time."""
+    with closing(open_log(settings, FixedClock(NOW))) as log:
+        batch = log.read(settings.topic(stream), {}, 10_000)
+    return [msgspec.json.decode(record.value or b"null") for record in batch.records]
+
+
+def problem_of(answer: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = answer.json()
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    return body
+
+
+# --- events ------------------------------------------------------------------
+
+
+def test_one_event(client: httpx.Client, settings: Settings) -> None:
+    answer = client.post("/events", json=EVENT)
+    assert (answer.status_code, answer.json()) == (
+        202,
+        {"event_id": "e1", "accepted": True},
+    )
+    assert stored(settings) == [EVENT]
+
+
+def test_the_time_of_the_log_is_the_clocks(
+    client: httpx.Client, settings: Settings, clock: FixedClock
+) -> None:
+    clock.at = NOW + timedelta(minutes=7, microseconds=1999)
+    client.post("/events", json=EVENT)
+    load_all(settings, clock)
+    (row,) = rows(settings, "events")
+    assert row["ingested_at"] == NOW + timedelta(minutes=7, milliseconds=1)
+
+
+def test_an_event_without_an_id_gets_one(
+    client: httpx.Client, settings: Settings
+) -> None:
+    sent = {name: value for name, value in EVENT.items() if name != "event_id"}
+    ids = [
+        client.post("/events", json=body).json()["event_id"]
+        for body in (sent, sent, sent | {"event_id": None})
+    ]
+    assert len({str(uuid.UUID(text)) for text in ids}) == 3
+    assert sorted(event["event_id"] for event in stored(settings)) == sorted(ids)
+
+
+def test_an_idempotency_key_gives_the_same_ids_again(
+    client: httpx.Client, settings: Settings, clock: FixedClock
+) -> None:
+    batch = [
+        {"user_id": "u1", "item_id": f"i{n}"} | {k: EVENT[k] for k in list(EVENT)[3:]}
+        for n in range(3)
+    ]
+
+    def ids(key: str) -> list[str]:
+        answer = client.post("/events", json=batch, headers={"Idempotency-Key": key})
+        assert answer.status_code == 202
+        return [result["event_id"] for result in answer.json()["results"]]
+
+    first, again, other = ids("a"), ids("a"), ids("b")
+    assert first == again
+    assert len({*first, *other}) == 6
+    load_all(settings, clock)
+    assert event_ids(settings) == sorted(first + other)
+
+
+def test_an_idempotency_key_belongs_to_its_owner(
+    settings: Settings, clock: FixedClock
+) -> None:
+    two = msgspec.structs.replace(settings, collect_keys="dev-collect,second")
+    sent = {name: value for name, value in EVENT.items() if name != "event_id"}
+    with serving(two, clock) as client:
+        ids = {
+            client.post(
+                "/events", json=sent, headers={"X-API-Key": key, "Idempotency-Key": "k"}
+            ).json()["event_id"]
+            for key in ("dev-collect", "second")
+        }
+    assert len(ids) == 2
+
+
+def test_aliases_are_resolved_and_unknown_context_is_kept(
+    client: httpx.Client, settings: Settings
+) -> None:
+    context = {"position": 3, "surface": "homepage_feed", "mood": {"a": [1, None]}}
+    answer = client.post(
+        "/events", json=EVENT | {"context": context, "event_value": None}
+    )
+    assert answer.status_code == 202
+    assert stored(settings) == [
+        EVENT
+        | {
+            "context": {
+                "page_position": 3,
+                "surface": "homepage",
+                "mood": {"a": [1, None]},
+            }
+        }
+    ]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_batch_names_what_it_refuses(
+    client: httpx.Client, settings: Settings, wrapped: bool
+) -> None:
+    batch = [
+        EVENT,
+        EVENT | {"event_id": "e2", "event_type": "dance"},
+        "not an object",
+        EVENT | {"event_id": "e3"},
+    ]
+    answer = client.post("/events", json={"events": batch} if wrapped else batch)
+    assert answer.status_code == 202
+    body = answer.json()
+    assert (body["accepted"], body["rejected"]) == (2, 2)
+    good, unknown, no_object, also_good = body["results"]
+    assert good == {"event_id": "e1", "accepted": True}
+    assert also_good == {"event_id": "e3", "accepted": True}
+    assert (unknown["event_id"], unknown["field"]) == ("e2", "event_type")
+    assert "dance" in unknown["reason"]
+    assert (no_object["event_id"], no_object["accepted"]) == (None, False)
+    assert no_object["reason"] == "is not a JSON object"
+    assert sorted(event["event_id"] for event in stored(settings)) == ["e1", "e3"]
+
+
+def test_a_batch_with_nothing_good(client: httpx.Client, settings: Settings) -> None:
+    answer = client.post("/events", json=[{"user_id": 7}, {}])
+    assert answer.status_code == 422
+    assert (answer.json()["accepted"], answer.json()["rejected"]) == (0, 2)
+    assert stored(settings) == []
+
+
+BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
+    ({"user_id": None}, "user_id"),
+    ({"user_id": ""}, "user_id"),
+    ({"item_id": 5}, "item_id"),
+    ({"item_id": "ü" * 65}, "item_id"),
+    ({"event_id": ""}, "event_id"),
+    ({"event_id": 5}, "event_id"),
+    ({"event_type": "dance"}, "event_type"),
+    ({"occurred_at": "yesterday"}, "occurred_at"),
+    ({"occurred_at": "2026-03-01T11:00:00"}, "occurred_at"),
+    ({"occurred_at": "2026-03-01T13:00:01Z"}, "occurred_at"),
+    ({"occurred_at": "1989-12-31T00:00:00Z"}, "occurred_at"),
+    ({"event_value": "high"}, "event_value"),
+    ({"context": [1]}, "context"),
+    ({"context": {"page_position": -1}}, "context.page_position"),
+    ({"context": {"position": "top"}}, "context.page_position"),
+    ({"context": {"session_id": "s" * 513}}, "context.session_id"),
+    ({"context": {"note": "n" * 16_384}}, "context"),
+    ({"colour": "red"}, "colour"),
+    ({"context": {"n": 2**70}}, ""),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), BAD_EVENTS)
+def test_a_bad_event_is_422_that_names_the_field(
+    client: httpx.Client, settings: Settings, change: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/events", json=EVENT | change)
+    assert answer.status_code == 422
+    body = problem_of(answer)
+    assert body["field"] == field
+    assert body["reason"]
+    assert body["reason"] in body["detail"]
+    assert stored(settings) == []
+
+
+def test_what_is_accepted_is_loaded(
+    client: httpx.Client, settings: Settings, clock: FixedClock
+) -> None:
+    """At the very edge of the allowed clock skew, in microseconds too."""
+    clock.at = NOW + timedelta(microseconds=999)
+    edge = NOW + timedelta(seconds=settings.max_clock_skew_s)
+    answers = [
+        client.post(
+            "/events",
+            json=EVENT
+            | {
+                "event_id": f"e{us}",
+                "occurred_at": (edge + timedelta(microseconds=us)).isoformat(),
+            },
+        ).status_code
+        for us in (-1, 0, 1, 999, 1000)
+    ]
+    load_all(settings, clock)
+    assert rows(settings, "dead_letters") == []
+    assert len(event_ids(settings)) == answers.count(202)
+    assert answers == [202, 202, 422, 422, 422]
+
+
+# --- bodies ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"nonsense", 400),
+        (b'"an event"', 400),
+        (b"7", 400),
+        (b"null", 400),
+        (b'{"user_id": "\xff"}', 400),
+        (b'{"user_id": "\\ud800"}', 400),
+        (b"[" * 100_000, 400),
+        (b"[]", 422),
+        (b'{"events": []}', 422),
+        (b'{"events": {}}', 422),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_bodies_that_are_no_events(
+    client: httpx.Client, body: bytes, status: int
+) -> None:
+    answer = client.post("/events", content=body)
+    assert answer.status_code == status
+    problem_of(answer)
+
+
+def test_gzip(client: httpx.Client, settings: Settings) -> None:
+    body = gzip.compress(msgspec.json.encode([EVENT]))
+    answer = client.post("/events", content=body, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 202
+    assert stored(settings) == [EVENT]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("gzip", b"this is no gzip", 400),
+        ("gzip", gzip.compress(b"[" + b" " * 9000)[:-4], 400),
+        ("gzip", gzip.compress(b"{}") * 2, 400),
+        ("gzip", gzip.compress(b"[" + b" " * 2_000_000), 413),
+        ("br", b"anything", 415),
+    ],
+    ids=["no gzip", "torn", "two", "a bomb", "brotli"],
+)
+def test_encodings_that_are_refused(
+    client: httpx.Client, encoding: str, body: bytes, status: int
+) -> None:
+    answer = client.post(
+        "/events", content=body, headers={"Content-Encoding": encoding}
+    )
+    assert answer.status_code == status
+    problem_of(answer)
+
+
+def test_a_body_at_the_limit_and_one_beyond(
+    settings: Settings, clock: FixedClock
+) -> None:
+    small = msgspec.structs.replace(settings, max_body_bytes=2000)
+    body = msgspec.json.encode(EVENT)
+    with serving(small, clock) as client:
+        fits = client.post("/events", content=body + b" " * (2000 - len(body)))
+        too_large = client.post("/events", content=body + b" " * (2001 - len(body)))
+        streamed = client.post("/events", content=(b" " * 1000 for _ in range(5000)))
+    assert fits.status_code == 202
+    assert (too_large.status_code, streamed.status_code) == (413, 413)
+    assert "2000 bytes" in problem_of(too_large)["detail"]
+
+
+def test_a_batch_of_too_many(settings: Settings, clock: FixedClock) -> None:
+    small = msgspec.structs.replace(settings, max_batch_events=3)
+    with serving(small, clock) as client:
+        batch = [EVENT | {"event_id": f"e{n}"} for n in range(4)]
+        assert client.post("/events", json=batch[:3]).status_code == 202
+        answer = client.post("/events", json=batch)
+    assert answer.status_code == 413
+    assert "3 at most" in problem_of(answer)["detail"]
+
+
+# --- who may do what ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "right"),
+    [
+        ("POST", "/events", EVENT, "dev-collect"),
+        ("PUT", "/items/i1", ITEM, "dev-write"),
+        ("PUT", "/users/u1", USER, "dev-write"),
+    ],
+)
+def test_keys_and_rights(
+    client: httpx.Client, method: str, path: str, body: dict[str, Any], right: str
+) -> None:
+    def status(**headers: str) -> int:
+        fresh = httpx.request(
+            method,
+            f"{client.base_url}{path}",
+            json=body,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        if fresh.status_code != 202:
+            problem_of(fresh)
+        return fresh.status_code
+
+    assert status() == 401
+    assert status(X_API_Key="unknown") == 403
+    assert status(X_API_Key="dev-read") == 403
+    assert status(X_API_Key=right) == 202
+    assert status(Authorization=f"Bearer {right}") == 202
+
+
+def test_the_rate_limit_is_by_key(settings: Settings, clock: FixedClock) -> None:
+    limited = msgspec.structs.replace(
+        settings, rate_limit_per_s=1, collect_keys="dev-collect,other"
+    )
+    with serving(limited, clock) as client:
+        answers = [client.post("/events", json=EVENT) for _ in range(20)]
+        other = client.post("/events", json=EVENT, headers={"X-API-Key": "other"})
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert answers[0].status_code == other.status_code == 202
+    assert refused
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+
+
+# --- the catalogue -----------------------------------------------------------
+
+
+def test_items_and_users(
+    client: httpx.Client, settings: Settings, clock: FixedClock
+) -> None:
+    item = client.put(
+        "/items/i%2F1", json=ITEM | {"title": None, "tags": ["a"]}, headers=WRITE
+    )
+    user = client.put("/users/u1", json=USER | {"user_id": "u1"}, headers=WRITE)
+    assert (item.status_code, item.json()) == (
+        202,
+        {"item_id": "i/1", "accepted": True},
+    )
+    assert (user.status_code, user.json()) == (
+        202,
+        {"user_id": "u1", "accepted": True},
+    )
+    assert stored(settings, "items") == [ITEM | {"tags": ["a"], "item_id": "i/1"}]
+    assert stored(settings, "users") == [USER | {"user_id": "u1"}]
+    load_all(settings, clock)
+    assert [row["item_id"] for row in rows(settings, "items")] == ["i/1"]
+    assert [row["user_id"] for row in rows(settings, "users")] == ["u1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/items/i1", ITEM | {"item_id": "i2"}, 422, "item_id"),
+        ("/users/u1", USER | {"user_id": 1}, 422, "user_id"),
+        ("/items/i1", {"category": "news"}, 422, "published_at"),
+        ("/items/i1", ITEM | {"published_at": "soon"}, 422, "published_at"),
+        ("/items/i1", ITEM | {"colour": "red"}, 422, "colour"),
+        ("/items/i1", ITEM | {"metadata": {"n": 2**70}}, 422, ""),
+        ("/users/u1", {}, 422, "created_at"),
+        ("/users/u1", [USER], 422, ""),
+    ],
+)
+def test_records_that_are_refused(
+    client: httpx.Client,
+    settings: Settings,
+    path: str,
+    body: Any,
+    status: int,
+    field: str,
+) -> None:
+    answer = client.put(path, json=body, headers=WRITE)
+    assert answer.status_code == status
+    assert problem_of(answer)["field"] == field
+    assert stored(settings, "items") == stored(settings, "users") == []
+
+
+@pytest.mark.parametrize("path", ["/items/", f"/items/{'i' * 129}", "/users/%ff"])
+def test_paths_that_are_no_id(client: httpx.Client, path: str) -> None:
+    answer = client.put(path, json=ITEM, headers=WRITE)
+    assert answer.status_code in (404, 422)
+    problem_of(answer)
+
+
+# --- when the log is away ----------------------------------------------------
+
+
+class GatedLog:
+    """A real log whose appends wait at a gate, and may find it broken."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.arrived = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+        self.broken = False
+        self.appends: list[list[str]] = []
+
+    def append(self, topic: str, messages: Sequence[Message]) -> None:
+        self.appends.append([message.key for message in messages])
+        self.arrived.release()
+        self.gate.acquire()
+        if self.broken:
+            raise LogUnavailable("The log is broken; try again.")
+        self._log.append(topic, messages)
+
+    def create(self, topic: str, *, compacted: bool = False) -> None:
+        self._log.create(topic, compacted=compacted)
+
+    def state(self, topic: str) -> TopicState | None:
+        return self._log.state(topic)
+
+    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
+        return self._log.read(topic, offsets, limit)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def test_no_answer_before_the_log_has_it_and_what_waits_goes_together(
+    settings: Settings, clock: FixedClock
+) -> None:
+    log = GatedLog(open_log(settings, clock))
+    with serving(settings, clock, log) as client, ThreadPoolExecutor(8) as pool:
+
+        def post(number: int) -> httpx.Response:
+            event = EVENT | {"event_id": f"e{number}", "user_id": f"u{number}"}
+            return client.post("/events", json=event)
+
+        first = pool.submit(post, 0)
+        assert log.arrived.acquire(timeout=30)  # at once: the log was idle
+        later = [pool.submit(post, number) for number in range(1, 6)]
+        waiting(client, 6)
+        assert not first.done()
+        log.gate.release(1)
+        assert first.result().status_code == 202
+        assert log.arrived.acquire(timeout=30)
+        assert not any(one.done() for one in later)
+        log.gate.release(1)
+        assert [one.result().status_code for one in later] == [202] * 5
+    assert log.appends[0] == ["u0"]
+    assert sorted(log.appends[1]) == [f"u{n}" for n in range(1, 6)]
+    assert len(stored(settings)) == 6
+
+
+def waiting(client: httpx.Client, count: int) -> None:
+    """Ask until ``count`` messages wait for the log."""
+    wanted = f"feedloop_messages_waiting {count}.0"
+    for _ in range(1000):
+        if wanted in client.get("/metrics").text:
+            return
+    raise AssertionError(f"{count} messages never waited")
+
+
+def test_a_log_that_is_away_is_503(settings: Settings, clock: FixedClock) -> None:
+    log = GatedLog(open_log(settings, clock))
+    log.gate.release(3)
+    log.broken = True
+    with serving(settings, clock, log) as client:
+        for answer in (
+            client.post("/events", json=EVENT),
+            client.post("/events", json=[EVENT]),
+            client.put("/items/i1", json=ITEM, headers=WRITE),
+        ):
+            assert answer.status_code == 503
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert "broken" in problem_of(answer)["detail"]
+        assert stored(settings) == []
+        log.broken = False
+        log.gate.release(1)
+        assert client.post("/events", json=EVENT).status_code == 202
+    assert stored(settings) == [EVENT]
+
+
+def test_too_many_waiting_is_503(
+    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_append, "MOST_WAITING", 2)
+    log = GatedLog(open_log(settings, clock))
+    with serving(settings, clock, log) as client, ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(client.post, "/events", json=EVENT) for _ in range(2)]
+        waiting(client, 2)
+        answer = client.post("/events", json=EVENT)
+        log.gate.release(2)
+        assert [one.result().status_code for one in held] == [202, 202]
+    assert answer.status_code == 503
+    assert "2 events wait" in problem_of(answer)["detail"]
+
+
+def test_no_space_is_503_and_then_202_again(
+    settings: Settings, clock: FixedClock
+) -> None:
+    with serving(settings, clock) as client:
+        assert client.post("/events", json=EVENT).status_code == 202
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            full = client.post("/events", json=EVENT | {"event_id": "e2"})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        again = client.post("/events", json=EVENT | {"event_id": "e2"})
+    assert (full.status_code, again.status_code) == (503, 202)
+    assert "free space" in problem_of(full)["detail"]
+    assert [event["event_id"] for event in stored(settings)] == ["e1", "e2"]
+
+
+def test_kafka_away_at_the_start_then_there_then_away(
+    tmp_path: Path, clock: FixedClock
+) -> None:
+    broker = KafkaBroker(tmp_path / "kafka")
+    settings = from_environment(
+        {},
+        home=str(tmp_path),
+        namespace="t1",
+        log="kafka",
+        kafka_bootstrap=broker.bootstrap,
+    )
+    with serving(settings, clock) as client:
+        assert client.post("/events", json=EVENT).status_code == 503
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        with broker:
+            # no one but the client's own request creates the topics
+            assert client.post("/events", json=EVENT).status_code == 202
+            assert client.get("/readyz").status_code == 200
+            assert stored(settings) == [EVENT]
+            broker.kill()
+            late = client.post("/events", json=EVENT | {"event_id": "e2"})
+            assert late.status_code == 503
+            assert "Retry-After" in late.headers
+
+
+# --- the rest ----------------------------------------------------------------
+
+
+def test_health_and_metrics(client: httpx.Client) -> None:
+    client.post("/events", json=[EVENT, EVENT | {"event_type": "dance"}])
+    client.post("/events", json={})
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok"}
+    text = client.get("/metrics").text
+    for line in (
+        'feedloop_messages_stored_total{topic="t1.events"} 1.0',
+        'feedloop_messages_refused_total{stream="events"} 2.0',
+        "feedloop_append_messages_count 1.0",
+        "feedloop_messages_waiting 0.0",
+        'feedloop_http_requests_total{method="POST",path="/events",status="202"} 1.0',
+    ):
+        assert line in text
+
+
+def test_openapi_says_what_to_send_and_what_comes_back(client: httpx.Client) -> None:
+    document = client.get("/schema/openapi.json").json()
+    post = document["paths"]["/events"]["post"]
+    assert {"202", "400", "401", "403", "413", "422", "429", "503"} <= set(
+        post["responses"]
+    )
+    body = post["requestBody"]["content"]["application/json"]
+    one, batch, wrapped = body["schema"]["oneOf"]
+    assert one["required"] == ["user_id", "item_id", "event_type", "occurred_at"]
+    assert "page_position" in one["properties"]["context"]["properties"]
+    assert batch["items"] == one
+    assert wrapped["properties"]["events"] == batch
+    for path in ("/items/{item_id}", "/users/{user_id}"):
+        put = document["paths"][path]["put"]
+        assert put["requestBody"]["content"]["application/json"]["schema"]["required"]
+    # the examples are what they say: each is accepted
+    for example in body["examples"].values():
+        sent = example["value"]
+        now = {"occurred_at": NOW.isoformat()}
+        sent = [one | now for one in sent] if isinstance(sent, list) else sent | now
+        assert client.post("/events", json=sent).status_code == 202
+
+
+def test_a_hundred_clients_at_once_lose_nothing(
+    client: httpx.Client, settings: Settings, clock: FixedClock
+) -> None:
+    def post(number: int) -> int:
+        batch = [
+            EVENT | {"event_id": f"e{number}-{n}", "user_id": f"u{n}"} for n in range(3)
+        ]
+        return client.post("/events", json=batch).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(post, range(100))) == {202}
+    load_all(settings, clock)
+    assert event_ids(settings) == sorted(
+        f"e{number}-{n}" for number in range(100) for n in range(3)
+    )
+
+
+# --- the command -------------------------------------------------------------
+
+
+@pytest.fixture
+def collect(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "feedloop", "collect", *arguments],
+            env=os.environ | to_environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def test_the_command_serves_until_it_is_told_to_stop(
+    collect: Callable[..., subprocess.Popen[str]], settings: Settings
+) -> None:
+    with collect("--port", "0") as process:
+        assert process.stdout is not None
+        found = re.fullmatch(
+            r"listening on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline()
+        )
+        assert found is not None
+        now = {"occurred_at": "2026-03-01T00:00:00Z"}
+        answer = httpx.post(f"{found[1]}/events", json=EVENT | now, headers=COLLECT)
+        assert answer.status_code == 202
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, ""), err
+    assert [event["event_id"] for event in stored(settings)] == ["e1"]
+
+
+def test_a_port_in_use_is_one_sentence(
+    collect: Callable[..., subprocess.Popen[str]],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with collect("--port", str(port)) as process:
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(rf"feedloop: Port {port} .* in use; .*\n", err)
