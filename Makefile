@@ -36,7 +36,7 @@ lint: $(VENV)/test.stamp ## Style, types, import rules and SQL
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports
 	FEEDLOOP_HOME=$(CACHE)/lint $(BIN)/sqlfluff lint --disable-progress-bar \
 		models snapshots tests/dbt
 

@@ -1,0 +1,74 @@
+"""One event, followed through the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from feedloop.cli.build import nightly
+from feedloop.cli.trace import trace
+from feedloop.contracts import builds
+from feedloop.contracts.lists import RequestSigner
+from feedloop.contracts.log import EVENTS, Message
+from feedloop.errors import FeedloopError
+from tests.conftest import VARIABLES, Project
+from tests.support import checkerboard
+from tests.support.checkerboard import END
+
+
+def test_from_the_offset_to_the_outcome(
+    make_checkerboard: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    project = make_checkerboard(tmp_path)
+    settings = project.settings
+    first = nightly(settings, project.clock, END, variables=VARIABLES)
+    folder, _ = builds.read_part(settings.builds_dir, first.build_id, builds.LISTS)
+    ((rec_id, item_id),) = project.query(
+        "select rec_id, item_ids[1] from rec_lists where user_id = 'u000'"
+    )
+    assert (folder / builds.LISTS_FILE).exists()
+
+    request_id = RequestSigner(settings.signing_key).sign(rec_id, "u000")
+    shown = END + timedelta(hours=1)
+    rows = [
+        checkerboard.event("seen", 0, int(item_id[1:]), shown, "impression"),
+        checkerboard.event("clicked", 0, int(item_id[1:]), shown, "click"),
+        checkerboard.event("forged", 0, int(item_id[1:]), shown, "click"),
+    ]
+    for row, request in zip(
+        rows, (request_id, request_id, f"{rec_id}.00.00"), strict=True
+    ):
+        row["context"] = {"request_id": request, "page_position": 1}
+    checkerboard.send_events(project.log, settings, rows)
+    broken = b'{"event_id": "broken-one"'
+    project.log.append(settings.topic(EVENTS), [Message("u", broken, END)])
+    second = nightly(
+        settings, project.clock, END + timedelta(days=1), variables=VARIABLES
+    )
+    assert second.dead_letters == 1
+
+    found = trace(settings, "clicked")
+    assert found["log"]["topic"] == "t1.events"
+    assert found["log"]["load_seq"] == 2
+    assert found["answers"]["position"] == 1
+    assert found["answers"]["build_id"] == first.build_id
+    assert [outcome["event_id"] for outcome in found["outcomes"]] == ["clicked"]
+    changed = {change["feature"]: change for change in found["features"]}
+    assert changed["item_impressions_30d"]["after"] == 1
+    assert changed["item_impressions_30d"]["build"] == second.build_id
+    assert found["next_list"]["build_id"] == second.build_id
+    assert item_id not in found["next_list"]["first_items"]
+
+    # a forged answer is an organic event
+    assert trace(settings, "forged")["answers"] is None
+    assert trace(settings, "broken-one")["dead_letter"]["stream"] == "events"
+    with pytest.raises(FeedloopError, match="feedloop load"):
+        trace(settings, "never-sent")
+
+    impressions = project.query(
+        "select item_id, list_position, is_positive from fct_impressions"
+    )
+    assert impressions == [(item_id, 1, True)]
