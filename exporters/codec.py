@@ -118,7 +118,7 @@ def encode_lists(
         elements = starts[rows, None] + np.arange(count)
         packed = np.concatenate(
             [
-                header.view(np.uint8).reshape(len(rows), -1),
+                _as_bytes(header[:, None]),
                 _as_bytes(ordinals[elements].astype("<u4")),
                 _as_bytes(halves[elements]),
             ],
@@ -272,7 +272,7 @@ def encode_features(
     header["available_at"] = available_at
     packed = np.concatenate(
         [
-            header.view(np.uint8).reshape(len(as_of), -1),
+            _as_bytes(header[:, None]),
             _as_bytes(values.astype("<f4")),
         ],
         axis=1,
@@ -326,9 +326,9 @@ def decode_features(value: bytes) -> StoredFeatures:
 
 
 def _as_bytes(matrix: npt.NDArray[np.generic]) -> Bytes:
-    rows = matrix.shape[0]
-    flat = np.ascontiguousarray(matrix).view(np.uint8)
-    return flat.reshape(rows, matrix.shape[1] * matrix.itemsize)
+    rows, columns = matrix.shape
+    flat = np.frombuffer(matrix.tobytes(), np.uint8)
+    return flat.reshape(rows, columns * matrix.itemsize)
 
 
 def _scatter(packed: Bytes, rows: Int64s, values: list[bytes]) -> None:

@@ -92,13 +92,13 @@ def export_build(
                 for entity_type in ENTITY_TYPES
             }
         run.write_build(len(items))
-        run.verify(len(items))
         if _evicted(client) > evicted:
             raise StoreError(
                 "The online store ran out of memory and dropped keys while the "
                 "build was written; the live build was left as it is. Give the "
                 "store more memory, then run `feedloop export` again."
             )
+        run.verify(len(items))
         previous = flip(client, keys, names, build_id, now, force=force)
     return ExportReport(
         build_id=build_id,

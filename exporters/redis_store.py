@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -142,17 +141,16 @@ def check_marker(marker: dict[bytes, bytes], keys: Keys) -> None:
 class BulkWriter:
     """SET with a lifetime, thousands at a time over one connection.
 
-    Commands are packed by hand, and a thread sends one call's while the caller
-    prepares the next. A context manager: on leaving, every answer has been
-    read. Redis' errors are raised by the next call or on leaving; what was
-    written before one stays.
+    Commands are packed by hand, and the answers to one call are read after the
+    next was sent, so that Redis is not kept waiting. A context manager: on
+    leaving, every answer has been read. Redis' errors are raised by the next
+    call or on leaving; what was written before one stays.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._pool: Any = client.connection_pool
         self._connection: Any = self._pool.get_connection()
-        self._sender = ThreadPoolExecutor(1, "bulk-writer")
-        self._sending: Future[int] | None = None
+        self._pending = 0
         self.written = 0
         """Values that Redis has answered OK to."""
 
@@ -169,19 +167,15 @@ class BulkWriter:
                 for key, value in zip(keys, values, strict=True)
             ]
         )
-        self._settle()
-        self._sending = self._sender.submit(self._send, packed, len(keys))
-
-    def _send(self, packed: bytes, count: int) -> int:
         self._connection.send_packed_command([packed])
-        for _ in range(count):
-            self._connection.read_response()
-        return count
+        self._settle()
+        self._pending = len(keys)
 
     def _settle(self) -> None:
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            self.written += sending.result()
+        pending, self._pending = self._pending, 0
+        for _ in range(pending):
+            self._connection.read_response()
+        self.written += pending
 
     def __enter__(self) -> BulkWriter:
         return self
@@ -193,7 +187,6 @@ class BulkWriter:
                 self._settle()
                 clean = True
         finally:
-            self._sender.shutdown()
             # After a failure answers may be outstanding, and the next user of
             # the connection would take them for its own.
             if not clean:

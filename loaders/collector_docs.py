@@ -35,16 +35,28 @@ ITEM = {
 USER = {"created_at": "2026-02-01T00:00:00Z", "country": "BR", "segment": "reader"}
 
 
-def _schema(kind: type[msgspec.Struct], without: str) -> dict[str, Any]:
-    """The contract's JSON schema, its id not required."""
-    definitions = msgspec.json.schema(kind)["$defs"]
-    schema: dict[str, Any] = definitions[kind.__name__]
-    schema["required"] = [name for name in schema["required"] if name != without]
+def _schema(kind: type[msgspec.Struct], id_field: str) -> dict[str, Any]:
+    """The contract's JSON schema, free JSON as an object, the id not required."""
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(kind):
+        if field.type is msgspec.Raw:
+            made: Any = msgspec.field(default_factory=dict)
+            fields.append((field.name, dict[str, Any], made))
+        elif field.required:
+            fields.append((field.name, field.type))
+        elif field.default_factory is msgspec.NODEFAULT:
+            fields.append((field.name, field.type, field.default))
+        else:
+            made = msgspec.field(default_factory=field.default_factory)
+            fields.append((field.name, field.type, made))
+    shown = msgspec.defstruct(kind.__name__, fields, forbid_unknown_fields=True)
+    schema: dict[str, Any] = msgspec.json.schema(shown)["$defs"][kind.__name__]
+    schema["required"].remove(id_field)
     return schema
 
 
 def _event_schema() -> dict[str, Any]:
-    schema = _schema(Event, without="event_id")
+    schema = _schema(Event, id_field="event_id")
     context = msgspec.json.schema(PromotedContext)["$defs"]["PromotedContext"]
     schema["properties"]["context"] = context | {
         "description": "What else is known; keys beyond these are kept."
@@ -84,10 +96,10 @@ class EventsOperation(Operation):
 @dataclass
 class ItemOperation(Operation):
     def __post_init__(self) -> None:
-        self.request_body = _body(_schema(Item, without="item_id"), {"item": ITEM})
+        self.request_body = _body(_schema(Item, id_field="item_id"), {"item": ITEM})
 
 
 @dataclass
 class UserOperation(Operation):
     def __post_init__(self) -> None:
-        self.request_body = _body(_schema(User, without="user_id"), {"user": USER})
+        self.request_body = _body(_schema(User, id_field="user_id"), {"user": USER})

@@ -22,6 +22,7 @@ from feedloop.errors import InvalidRecord
 from feedloop.settings import Settings
 
 IDEMPOTENT = uuid.uuid5(uuid.NAMESPACE_URL, "feedloop/idempotency-key")
+MOST_NESTED = 64
 
 
 class Accepted(NamedTuple):
@@ -85,10 +86,7 @@ class Intake:
                 id_field, f"{record[id_field]!r} is not {path_id!r}, as in the path"
             )
         value = _canonical(record)
-        try:
-            decode(value)
-        except RecursionError as error:
-            raise InvalidRecord("", "nested too deeply") from error
+        decode(value)
         return Message(path_id, value, self._now())
 
     def _now(self) -> datetime:
@@ -104,12 +102,24 @@ def _object(sent: Any) -> dict[str, Any]:
 
 
 def _canonical(record: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(record)
-    except OverflowError as error:
-        raise InvalidRecord("", "holds a number of more than 64 bits") from error
-    except RecursionError as error:
-        raise InvalidRecord("", "nested too deeply") from error
+    value = msgspec.json.encode(record)
+    if value.count(b"[") + value.count(b"{") > MOST_NESTED and _is_deep(record):
+        raise InvalidRecord("", f"nested more than {MOST_NESTED} levels deep")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether ``value`` is nested so deeply that some reader may give up."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        level = inner
+    return bool(level)
 
 
 def _event_id(owner: str, idempotency_key: str | None, index: int) -> str:

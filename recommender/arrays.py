@@ -27,9 +27,7 @@ def column(table: pa.Table | pa.RecordBatch, name: str, kind: pa.DataType) -> pa
             f"The column {name} is missing; the table has "
             f"{', '.join(table.schema.names)}."
         )
-    found = table.column(name)
-    if isinstance(found, pa.ChunkedArray):
-        found = found.combine_chunks()
+    found = flat(table.column(name))
     if found.type == kind:
         return found
     try:
@@ -38,6 +36,11 @@ def column(table: pa.Table | pa.RecordBatch, name: str, kind: pa.DataType) -> pa
         raise ContractError(
             f"The column {name} is {found.type} and can't be read as {kind}: {error}"
         ) from error
+
+
+def flat(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """``values`` as one array."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def ids(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
@@ -138,9 +141,12 @@ def vectors(dense: Floats) -> pa.ListArray:
 
 def descending(values: Floats) -> Keys:
     """32-bit keys whose rising order is the falling order of ``values``."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    return (~rising).astype(np.uint64)
+    # adding zero makes -0.0 the same as 0.0
+    bits = (np.asarray(values, np.float32) + np.float32(0)).view(np.int32)
+    # the bits of a float rise with it where it is positive and fall where not
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    bits ^= np.int32(0x7FFFFFFF)
+    return bits.view(np.uint32).astype(np.uint64)
 
 
 def distinct(keys: Keys) -> Keys:

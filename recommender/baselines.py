@@ -24,6 +24,7 @@ from recommender.arrays import (
     codes,
     column,
     descending,
+    flat,
     ids,
     matrix,
     positions,
@@ -182,6 +183,7 @@ class _Log:
         then item_id."""
         popular = np.bincount(self.item, minlength=len(self.item_ids))
         by_tie = np.lexsort((np.arange(len(popular)), -popular))
+        users = flat(users)
         rows = positions(self.user_ids, users)
         parts = [RECOMMENDATIONS.empty_table()]
         for start in range(0, len(rows) if len(popular) else 0, USERS_AT_A_TIME):

@@ -356,7 +356,7 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         index = Index.restore(folder / INDEX_FILE, view=True)
 
     arrays = {
-        name: np.load(folder / name, mmap_mode="r")
+        name: np.load(folder / name, mmap_mode="r").view(np.ndarray)
         for name in manifest.files
         if name.endswith(".npy")
     }
@@ -497,23 +497,20 @@ def _index(
     norms: Floats,
     params: KernelParams,
 ) -> Index:
-    """Built in order on one thread, so that it repeats.
+    """Of inner products, built in order on one thread, so that it repeats.
 
-    One more element makes every vector as long as the longest, so that the
-    cosine with a query, whose own last element is 0, is in the order of the
-    inner product (Bachrach et al., "Speeding Up the Xbox Recommender System
-    Using a Euclidean Transformation for Inner-Product Spaces", 2014).
+    Vectors keep their lengths: the known transformations to a metric space
+    (Bachrach et al., 2014) lose a third of the neighbours here, where a few
+    items are a thousand times longer than most.
     """
     index = Index(
-        ndim=vectors.shape[1] + 1,
-        metric="cos",
+        ndim=vectors.shape[1],
+        metric="ip",
         dtype="f16",
         connectivity=params.index_connectivity,
         expansion_add=params.index_expansion_add,
         expansion_search=params.index_expansion_search,
         enable_key_lookups=False,
     )
-    scaled = vectors.astype(np.float32) / UNIT * norms[:, None]
-    lacking = np.sqrt(np.maximum(1 - (scaled**2).sum(axis=1), 0))
-    index.add(ordinals, np.column_stack([scaled, lacking]), threads=1)
+    index.add(ordinals, vectors.astype(np.float32) / UNIT * norms[:, None], threads=1)
     return index

@@ -32,6 +32,10 @@ SOURCES = ("als", "item_item", "trending", "popular", "fresh")
 ALS, ITEM_ITEM, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 NO_RANK = -1
 
+MOST_PASSED_OVER = 4096
+"""Consumed items that a search of the index makes up for; who has consumed
+more may get fewer candidates from it, and others instead."""
+
 MOST_USERS = 512
 """Of one call: a sort key holds the row in 9 bits and the ordinal in 24."""
 
@@ -40,7 +44,7 @@ _ORDINAL = np.uint64((1 << 24) - 1)
 _PLACE_BITS = np.uint64(23)
 _PLACE = np.uint64((1 << 23) - 1)
 _LOW = np.uint64(0xFFFFFFFF)
-_ROWS_AT_A_TIME = 16_384
+_USERS_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def retrieve(users: Users, build: Build, n: int | None = None) -> Candidates:
         item=item,
         source=np.argmax(ranks != NO_RANK, axis=1),
         ranks=ranks,
-        als_cosine=_cosines(users, build, row, item),
+        als_cosine=_cosines(users, build, offsets, item),
         item_item_score=_looked_up(related, relation, keys),
     )
 
@@ -136,6 +140,15 @@ def _quota(share: float, n: int) -> int:
 
 def _keys(rows: Ints, ordinals: Ints) -> Keys:
     return (rows.astype(np.uint64) << _ORDINAL_BITS) | ordinals.astype(np.uint64)
+
+
+def _sorted(keys: Keys) -> tuple[Keys, Ints]:
+    """The keys in order and where each stood; equal ones keep their order.
+
+    Both go into one number, for NumPy's SIMD sorts numbers, not pairs.
+    """
+    packed = np.sort((keys << _PLACE_BITS) | np.arange(len(keys), dtype=np.uint64))
+    return packed >> _PLACE_BITS, (packed & _PLACE).astype(np.int64)
 
 
 def _split(keys: Keys) -> tuple[Ints, Ints]:
@@ -191,13 +204,13 @@ def _nearest_indexed(
     row, _ = _split(consumed)
     eaten = np.bincount(row, minlength=len(users))[rows]
     step = np.where(eaten == 0, 0, 2 ** np.ceil(np.log2(np.maximum(eaten, 32))))
+    step = np.minimum(step, MOST_PASSED_OVER)
     keys, ranks = [], []
     for extra in np.unique(step):
         part = rows[step == extra]
         count = min(quota + int(extra), len(build.vector_items))
         with build.index_lock:
-            queries = np.pad(users.vectors[part], ((0, 0), (0, 1)))
-            search = index.search(queries, count, threads=1)
+            search = index.search(users.vectors[part] / UNIT, count, threads=1)
         found = search.keys.astype(np.int64).reshape(len(part), -1)
         # of a single query usearch returns what it found, of several a matrix
         counts = search.counts if isinstance(search, BatchMatches) else [found.size]
@@ -231,10 +244,8 @@ def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
     keys = _keys(np.broadcast_to(rows[:, None], near.shape)[present], near[present])
     if len(keys) == 0:
         return keys, np.zeros(0, np.float32)
-    # sorted by key and place in one number: SIMD sorts those, not pairs
-    packed = np.sort((keys << _PLACE_BITS) | np.arange(len(keys), dtype=np.uint64))
-    flat = score[present][(packed & _PLACE).astype(np.int64)]
-    keys = packed >> _PLACE_BITS
+    keys, order = _sorted(keys)
+    flat = score[present][order]
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     return keys[first], np.add.reduceat(flat, first)
 
@@ -281,10 +292,16 @@ def _union(found: list[_Found], n: int, rows: int) -> tuple[Keys, Ints]:
     """Distinct keys, sorted, and their rank in each source; the ``n`` of each
     row that the earliest sources brought."""
     every = np.concatenate([part.keys for part in found])
-    keys = distinct(every)
+    every, order = _sorted(every)
+    first = np.ones(len(every), np.bool_)
+    np.not_equal(every[1:], every[:-1], out=first[1:])
+    keys = every[first]
     ranks = np.full((len(keys), len(SOURCES)), NO_RANK)
-    for part in found:
-        ranks[np.searchsorted(keys, part.keys), part.source] = part.ranks
+    source = np.repeat(
+        [part.source for part in found], [len(part.keys) for part in found]
+    )
+    rank = np.concatenate([part.ranks for part in found])
+    ranks[np.cumsum(first) - 1, source[order]] = rank[order]
     row, _ = _split(keys)
     if len(keys) == 0 or np.bincount(row, minlength=rows).max() <= n:
         return keys, ranks
@@ -327,16 +344,24 @@ def _filled(
     added_ranks = np.full((len(added), len(SOURCES)), NO_RANK)
     added_ranks[:, POPULAR] = np.concatenate([fill, return_item])
     every = np.concatenate([keys, added])
-    order = np.argsort(every)
-    return every[order], np.concatenate([ranks, added_ranks])[order]
+    every, order = _sorted(every)
+    return every, np.concatenate([ranks, added_ranks])[order]
 
 
-def _cosines(users: Users, build: Build, row: Ints, item: Ints) -> Floats:
-    found = np.empty(len(row), np.float32)
-    for start in range(0, len(row), _ROWS_AT_A_TIME):
-        part = slice(start, start + _ROWS_AT_A_TIME)
-        theirs = build.item_vectors[item[part]].astype(np.float32)
-        found[part] = np.einsum("ij,ij->i", theirs, users.vectors[row[part]])
+def _cosines(users: Users, build: Build, offsets: Ints, item: Ints) -> Floats:
+    """Of each candidate: whole numbers until the last step, so exact."""
+    found = np.empty(len(item), np.float32)
+    for start in range(0, len(users), _USERS_AT_A_TIME):
+        part = users.vectors[start : start + _USERS_AT_A_TIME]
+        bounds = offsets[start : start + len(part) + 1]
+        theirs = build.item_vectors[item[bounds[0] : bounds[-1]]].astype(np.float32)
+        lengths = np.diff(bounds)
+        if (lengths == lengths[0]).all():
+            blocks = theirs.reshape(len(part), lengths[0], part.shape[1])
+            dots = np.matmul(blocks, part[:, :, None]).ravel()
+        else:
+            dots = np.einsum("ij,ij->i", theirs, np.repeat(part, lengths, axis=0))
+        found[bounds[0] : bounds[-1]] = dots
     return found / np.float32(UNIT * UNIT)
 
 

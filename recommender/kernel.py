@@ -81,7 +81,7 @@ class ListKernel:
     def __init__(self, build: Build, *, seed: int = 0, threads: int = 0) -> None:
         self.build = build
         self.seed = seed
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or _usable_cores()
         self._libraries = ThreadpoolController()
         if build.ranker is not None:
             # chunks run beside each other, so each predicts on one thread
@@ -259,6 +259,12 @@ def rebatched(reader: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Record
             waiting, rows = [whole.slice(size)], rows - size
     if rows:
         yield pa.concat_batches(waiting)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _interleaved(build: Build, features: Floats) -> Floats:

@@ -28,7 +28,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feedloop.errors import ContractError
-from recommender.arrays import Bools, Doubles, Ints, codes, column, ids, positions
+from recommender.arrays import (
+    Bools,
+    Doubles,
+    Ints,
+    codes,
+    column,
+    flat,
+    ids,
+    positions,
+)
 
 RESAMPLES = 1000
 RESAMPLES_AT_A_TIME = 20
@@ -79,9 +88,11 @@ def evaluate(
     values = per_user(recommendations, truth, ks, train=train, catalogue=catalogue)
     cohorts = {EVERYONE: values}
     for name, users in (user_cohorts or {}).items():
-        cohorts[name] = values.filter(pc.is_in(values["user_id"], value_set=users))
+        cohorts[name] = values.filter(
+            pc.is_in(values["user_id"], value_set=flat(users))
+        )
     for name, items in (item_cohorts or {}).items():
-        cut = truth.filter(pc.is_in(ids(truth, "item_id"), value_set=items))
+        cut = truth.filter(pc.is_in(ids(truth, "item_id"), value_set=flat(items)))
         cohorts[name] = per_user(
             recommendations, cut, ks, train=train, catalogue=catalogue
         )
@@ -164,7 +175,7 @@ def coverage(recommendations: pa.Table, catalogue: pa.Array, k: int) -> float:
     """Share of the distinct items of ``catalogue`` in anyone's first ``k``."""
     near = pc.less_equal(column(recommendations, "rank", pa.int64()), k)
     shown = ids(recommendations, "item_id").filter(near).unique()
-    items = catalogue.unique()
+    items = flat(catalogue).unique()
     if len(items) == 0:
         return 0.0
     return float(pc.sum(pc.is_in(items, value_set=shown)).as_py()) / len(items)

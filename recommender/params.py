@@ -23,7 +23,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     recent_items: Annotated[int, Meta(ge=0, le=100)] = 20
 
     # the index: catalogues of up to exact_up_to vectors are searched exactly
-    exact_up_to: Annotated[int, Meta(ge=0)] = 4096
+    exact_up_to: Annotated[int, Meta(ge=0)] = 16_384
     index_connectivity: Annotated[int, Meta(ge=2)] = 16
     index_expansion_add: Annotated[int, Meta(ge=1)] = 128
     index_expansion_search: Annotated[int, Meta(ge=1)] = 400

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from feedloop.errors import StepFailed
+from feedloop.errors import FeedloopError, StepFailed
 from simulator.client import Answer, Client
 from simulator.messages import RUBBISH, Event, Session, seeded_uuid
 from simulator.plan import HOUR_S
@@ -31,8 +31,9 @@ class Tally(msgspec.Struct):
     """What the app sent and what it was told, in events.
 
     ``sent`` and ``acknowledged`` count an event once, however often it went
-    out; ``sent_again`` are repetitions that were accepted once more. ``refused`` are good events that the
-    collector did not take, ``held`` those that are still on phones.
+    out; ``sent_again`` are repetitions that were acknowledged too. ``refused``
+    are good events that the collector did not take, ``held`` those that are
+    still on phones, ``late`` those that were or are held.
     """
 
     sent: int = 0
@@ -180,9 +181,16 @@ class Outbox:
 
 
 async def gather(calls: Sequence[Awaitable[Result]]) -> list[Result]:
-    """All results in order; the first error cancels what still runs."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_coroutine(call)) for call in calls]
+    """All results in order. The first error cancels what still runs; where it
+    is one of Feedloop's it is raised itself, as a person is to read it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_coroutine(call)) for call in calls]
+    except ExceptionGroup as errors:
+        for error in errors.exceptions:
+            if isinstance(error, FeedloopError):
+                raise error from errors
+        raise
     return [task.result() for task in tasks]
 
 

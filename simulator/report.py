@@ -31,7 +31,7 @@ import numpy as np
 from simulator.app import DayLog
 from simulator.choice import NOTHING, ChoiceModel, react
 from simulator.pages import Morning, oracle_pages, popularity_pages, random_pages
-from simulator.world import Bools, Floats, Ints, World, generator
+from simulator.world import CATEGORIES, Bools, Floats, Ints, World, generator
 
 PIPELINE, POPULARITY, RANDOM, ORACLE = "pipeline", "popularity", "random", "oracle"
 ARMS = (PIPELINE, POPULARITY, RANDOM, ORACLE)
@@ -69,6 +69,20 @@ class Figures(msgspec.Struct, frozen=True):
     without_list: int
     people: int
     judged: int
+
+
+class Following(msgspec.Struct, frozen=True):
+    """Whether lists follow clicks: items of one category on a person's page,
+    on a day and on the next day they came.
+
+    ``clicked`` is the mean (before, after) for the categories that the person
+    clicked on the first of these pages, ``passed_over`` for those that stood
+    there and weren't clicked; ``pairs`` counts (person, category) of each.
+    """
+
+    clicked: tuple[float, float]
+    passed_over: tuple[float, float]
+    pairs: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -187,6 +201,32 @@ def recall_and_ndcg(page: Ints, relevant: set[int]) -> tuple[float, float]:
     discount = 1.0 / np.log2(np.arange(2, len(page) + 2))
     ideal = discount[: min(len(relevant), len(page))].sum()
     return float(hits.sum() / len(relevant)), float((hits * discount).sum() / ideal)
+
+
+def following(world: World, logs: Sequence[DayLog]) -> Following:
+    """Compares each person's first served page of a day with that of the next
+    day on which they came."""
+    sums = np.zeros((2, 2))
+    pairs = np.zeros(2, dtype=np.int64)
+    last: dict[int, tuple[Ints, set[int]]] = {}
+    for log in logs:
+        served = np.flatnonzero(log.served)
+        people, first = np.unique(log.plan.person[served], return_index=True)
+        for person, session in zip(people.tolist(), served[first], strict=True):
+            page = log.pages[session]
+            labels = world.items.label[page[page != NOTHING]]
+            after = np.bincount(labels, minlength=len(CATEGORIES))
+            if person in last:
+                before, clicked = last[person]
+                for label in np.flatnonzero(before):
+                    kind = 0 if int(label) in clicked else 1
+                    sums[kind] += before[label], after[label]
+                    pairs[kind] += 1
+            chosen = world.items.label[page[log.clicked[session]]]
+            last[person] = after, set(chosen.tolist())
+    means = sums / np.maximum(pairs, 1)[:, None]
+    (a, b), (c, d) = means.tolist()
+    return Following((a, b), (c, d), (int(pairs[0]), int(pairs[1])))
 
 
 # --- figures with their uncertainty ------------------------------------------

@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from simulator.choice import PAGE
-from simulator.report import ARMS, ORACLE, PIPELINE, POPULARITY, Figures, Interval
+from simulator.report import (
+    ARMS,
+    ORACLE,
+    PIPELINE,
+    POPULARITY,
+    Figures,
+    Following,
+    Interval,
+)
 
 
 def table(console: Console, *columns: str, title: str | None = None) -> Table:
@@ -91,6 +99,20 @@ def verdict(together: Figures) -> str:
             f"({_three(ours)} against {_three(theirs)})."
         )
     return sentence
+
+
+def follow_sentence(following: Following) -> str:
+    """Whether lists change with what people click, in a sentence."""
+
+    def change(pair: tuple[float, float]) -> str:
+        return f"from {pair[0]:.2f} to {pair[1]:.2f}"
+
+    return (
+        "Lists after clicks: of the categories that people clicked on their list, the "
+        f"page held {change(following.clicked)} items the next time they came "
+        f"({following.pairs[0]} cases); of those they passed over, "
+        f"{change(following.passed_over)} ({following.pairs[1]} cases)."
+    )
 
 
 def _share(value: float) -> str:

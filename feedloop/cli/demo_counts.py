@@ -11,8 +11,7 @@ from feedloop.settings import Settings
 from loaders.duckdb_plugin import raw_views
 from simulator.outbox import Tally
 
-BROKEN_LINE = b'{"ts": 1, "key": "usr", "value": {"event_id": "cut off he\n'
-"""What a crash of another writer could leave in the log."""
+BROKEN_LINE = b"a line that somebody wrote by hand, and no event at all\n"
 
 
 class Check(msgspec.Struct, frozen=True):

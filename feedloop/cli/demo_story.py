@@ -31,12 +31,20 @@ from feedloop.contracts.seeds import read_surfaces
 from feedloop.errors import StepFailed
 from feedloop.settings import Settings
 from feedloop.telemetry import progress
-from simulator.app import SURFACE, App
+from simulator.app import SURFACE, App, DayLog
 from simulator.choice import ChoiceModel
 from simulator.client import Client
 from simulator.outbox import Tally
-from simulator.report import Figures, Scores, figures, score_day, total
-from simulator.tables import figures_tables, table, verdict
+from simulator.report import (
+    Figures,
+    Following,
+    Scores,
+    figures,
+    following,
+    score_day,
+    total,
+)
+from simulator.tables import figures_tables, follow_sentence, table, verdict
 from simulator.world import World, WorldSize, midnight
 
 START = date(2026, 1, 5)
@@ -54,6 +62,7 @@ class DemoReport(msgspec.Struct, frozen=True):
 
     days: list[Figures]
     together: Figures
+    following: Following
     tally: Tally
     checks: list[Check]
     nights: list[NightlyReport]
@@ -73,6 +82,7 @@ class Demo:
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
     nights: list[NightlyReport] = field(default_factory=list)
+    logs: list[DayLog] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
     daily: list[Figures] = field(default_factory=list)
     first_list_s: float = float("nan")
@@ -121,12 +131,16 @@ class Demo:
         for shown in figures_tables(self.console, [*self.daily, together]):
             say(shown)
         say(verdict(together))
+        follow = following(self.world, self.logs)
+        if sum(follow.pairs):
+            say(follow_sentence(follow))
         checks = counts(self.settings, tally, refused_by_hand=1)
         self._show_counts(checks)
         self._show_trace()
         report = DemoReport(
             self.daily,
             together,
+            follow,
             tally,
             checks,
             self.nights,
@@ -153,6 +167,7 @@ class Demo:
             with progress("hours", total=24) as advance:
                 log = await self.app.day(client, day, FINDS, advance)
         score = score_day(self.world, self.app.model, self.cap, log)
+        self.logs.append(log)
         self.scores.append(score)
         figure = figures(str(self.world.date(day)), score, self.seed)
         self.daily.append(figure)
@@ -183,8 +198,8 @@ class Demo:
             wait_for_build(self.settings, server, report.build_id)
         steps = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())
         self.console.print(
-            f"Night: {report.loaded} rows loaded, {report.lists} lists exported as "
-            f"{report.build_id} ({steps})."
+            f"Night: {report.loaded} rows loaded, {report.lists} lists exported "
+            f"({steps})\nas build {report.build_id}."
         )
 
     # --- scenes --------------------------------------------------------------
@@ -340,11 +355,12 @@ def way_of(event_id: str, found: dict[str, Any]) -> list[str]:
         "outcomes   " + ", ".join(one["event_type"] for one in found["outcomes"])
     )
     changed = [one["feature"] for one in found["features"]]
-    lines.append(f"features   {', '.join(changed) or 'none'} changed that night")
-    following = found["next_list"]
-    if following:
-        first = ", ".join(following["first_items"][:4])
-        lines.append(f"next list  {following['rec_id']}: {first}, …")
+    named = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+    lines.append(f"features   {len(changed)} changed that night: {named}")
+    after = found["next_list"]
+    if after:
+        first = ", ".join(after["first_items"][:3])
+        lines.append(f"next list  {after['rec_id']}: {first}, …")
     return lines
 
 

@@ -14,14 +14,21 @@ import redis
 
 from exporters.codec import decode_features, decode_list
 from exporters.export import export_build
-from exporters.keyspace import Keys
-from exporters.pointers import read_pointers
+from exporters.keyspace import RETIRED_S, Keys
+from exporters.pointers import flip, read_pointers
 from feedloop.clock import FixedClock
 from feedloop.contracts import builds
-from feedloop.errors import BuildInvalid, ForeignNamespace, StoreUnavailable
+from feedloop.contracts.lists import BuildId
+from feedloop.errors import (
+    BuildInvalid,
+    ForeignNamespace,
+    StoreError,
+    StoreUnavailable,
+)
 from feedloop.settings import Settings, to_environment
 from tests.exporters.builder import write_build
 from tests.exporters.conftest import AS_OF
+from tests.exporters.proxy import StallingProxy
 
 LISTS = {"u1": ["a", "b", "c"], "u2": ["c"]}
 DAY = timedelta(days=1)
@@ -34,7 +41,13 @@ def export(
 
 
 def live(client: redis.Redis, keys: Keys) -> tuple[str, str]:
-    return tuple(read_pointers(client, keys, ["homepage"])["homepage"])
+    return read_pointers(client, keys, ["homepage"])["homepage"]
+
+
+def packed(client: redis.Redis, key: bytes) -> bytes:
+    value = client.get(key)
+    assert isinstance(value, bytes)
+    return value
 
 
 def test_lists_and_features_are_there_and_every_key_has_a_ttl(
@@ -50,9 +63,9 @@ def test_lists_and_features_are_there_and_every_key_has_a_ttl(
     report = export_build(settings, settings.builds_dir, build_id, client, clock)
     assert report.lists == 2
     assert report.features == {"user": 1, "item": 1}
-    value = client.get(keys.base("u1", "homepage", build_id))
+    value = packed(client, keys.base("u1", "homepage", build_id))
     assert len(decode_list(value).ordinals) == 3
-    assert decode_features(client.get(keys.features("user", "u1"))).values
+    assert decode_features(packed(client, keys.features("user", "u1"))).values
     names = list(client.scan_iter())
     assert names
     for name in names:
@@ -119,23 +132,109 @@ def test_a_killed_export_leaves_the_old_build_live_and_can_be_repeated(
 ) -> None:
     first = write_build(settings, AS_OF, LISTS)
     export(settings, client, clock, first)
-    many = {f"u{number}": ["a", "b"] for number in range(40_000)}
+    many = {f"u{number}": ["a", "b"] for number in range(20_000)}
     second = write_build(settings, AS_OF + DAY, many)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "feedloop", "export"],
-        env=os.environ | to_environment(settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    key = keys.items(second, 0)
-    while not client.exists(key):  # it has begun to write
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert live(client, keys)[0] in (first, second)
+
+    def base_lists() -> int:
+        return sum(1 for _ in client.scan_iter(f"t1:*{second}:base", count=5_000))
+
+    with StallingProxy(settings.redis_url, 1_000_000) as proxy:
+        slow = msgspec.structs.replace(settings, redis_url=proxy.url)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "feedloop", "export"],
+            env=os.environ | to_environment(slow),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert proxy.stalled.wait(120)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 0 < base_lists() < len(many)
+        assert live(client, keys) == (first, "")
+        for name in client.scan_iter(count=5_000):
+            assert client.ttl(name) > 0, name
     export(settings, client, clock, second)
     assert live(client, keys) == (second, first)
-    assert client.exists(keys.base("u39999", "homepage", second))
+    assert base_lists() == len(many)
+
+
+def test_a_full_store_moves_nothing(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    first = write_build(settings, AS_OF, LISTS)
+    export(settings, client, clock, first)
+    many = {f"u{number}": ["a", "b"] for number in range(20_000)}
+    second = write_build(settings, AS_OF + DAY, many)
+    used = int(client.info("memory")["used_memory"])
+    try:
+        # Refusing and forgetting alike: neither goes live.
+        for policy, sentence in (("noeviction", "memory"), ("allkeys-lru", "dropped")):
+            client.config_set("maxmemory-policy", policy)
+            client.config_set("maxmemory", used + 2_000_000)
+            with pytest.raises(StoreError, match=sentence):
+                export(settings, client, clock, second)
+            client.config_set("maxmemory", 0)
+            client.flushall()
+            export(settings, client, clock, first)
+        assert live(client, keys) == (first, "")
+    finally:
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_the_build_before_the_previous_one_is_retired(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    surfaces = ("homepage", "search")
+    first, second, third = (
+        write_build(settings, AS_OF + days * DAY, LISTS, surfaces=surfaces)
+        for days in range(3)
+    )
+    for build_id in (first, second, third):
+        report = export_build(settings, settings.builds_dir, build_id, client, clock)
+        assert report.lists_by_surface == {"homepage": 2, "search": 2}
+    assert report.previous == {"homepage": second, "search": second}
+
+    def most_ttl(build_id: str) -> int:
+        shared = [keys.build(build_id), keys.items(build_id, 0)]
+        shared += [keys.cold(surface, build_id) for surface in surfaces]
+        return max(client.ttl(key) for key in shared)
+
+    assert 0 < most_ttl(first) <= RETIRED_S
+    assert most_ttl(second) > RETIRED_S
+    assert most_ttl(third) > RETIRED_S
+    assert client.smembers(keys.surfaces()) == {b"homepage", b"search"}
+    # Exported again it is what it was.
+    export_build(settings, settings.builds_dir, first, client, clock, force=True)
+    assert most_ttl(first) > RETIRED_S
+
+
+def test_an_older_build_does_not_win_a_race(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    """The age is looked at again when the pointer moves."""
+    older, newer = (str(BuildId("v1", AS_OF + days * DAY)) for days in range(2))
+    flip(client, keys, ["homepage"], newer, clock.now(), force=False)
+    with pytest.raises(BuildInvalid, match="--force"):
+        flip(client, keys, ["homepage"], older, clock.now(), force=False)
+    assert live(client, keys) == (newer, "")
+    assert flip(client, keys, ["homepage"], newer, clock.now(), force=False) == {
+        "homepage": newer
+    }
+    assert live(client, keys) == (newer, "")
+
+
+def test_a_list_of_a_hundred_fits_the_memory_planned_for_it(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    hundred = [f"item_{number:06d}" for number in range(100)]
+    build_id = write_build(
+        settings, AS_OF, {"usr_000001": hundred}, model_version="als-1a2b3c4d"
+    )
+    export(settings, client, clock, build_id)
+    key = keys.base("usr_000001", "homepage", build_id)
+    assert client.strlen(key) == 632
+    assert 0 < (client.memory_usage(key) or 0) <= 800
 
 
 def test_namespaces_live_side_by_side_and_layouts_do_not_mix(
@@ -147,7 +246,7 @@ def test_namespaces_live_side_by_side_and_layouts_do_not_mix(
     export(settings, client, clock, first)
     export(other, client, clock, second)
     assert live(client, keys)[0] == first
-    mine = client.get(keys.base("u1", "homepage", first))
+    mine = packed(client, keys.base("u1", "homepage", first))
     assert len(decode_list(mine).ordinals) == 3
     client.hset(keys.meta(), "layout", "0")
     with pytest.raises(ForeignNamespace, match="layout '0'"):

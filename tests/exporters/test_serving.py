@@ -7,16 +7,20 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 import redis
 
+from exporters.codec import encode_lists, microseconds
 from exporters.embedded_redis import embedded_redis
 from exporters.export import export_build
+from exporters.keyspace import Keys
+from exporters.pointers import flip
 from exporters.redis_store import connect
 from exporters.serving import create_app
 from feedloop.clock import FixedClock
@@ -223,3 +227,125 @@ def test_a_store_that_goes_away_and_comes_back(
                 os.kill(server, signal.SIGCONT)
             assert away.headers["retry-after"]
             assert items(eventually(http, "/recommendations/u1", 200))
+
+
+def test_a_killed_store_is_found_again_without_a_restart(
+    settings: Settings, clock: FixedClock
+) -> None:
+    own = msgspec.structs.replace(settings, redis_url="")
+    with embedded_redis(own) as redis_url:
+        reached = msgspec.structs.replace(own, redis_url=redis_url)
+        with connect(reached) as client:
+            exported(reached, client, clock)
+            client.save()
+            with serving(reached, clock) as http:
+                items(http.get("/recommendations/u1"))
+                os.kill(client.info("server")["process_id"], signal.SIGKILL)
+                back = eventually(http, "/recommendations/u1", 200)
+                assert items(back) == LISTS["u1"][:20]
+
+
+def test_the_app_starts_while_the_store_is_away(
+    settings: Settings, clock: FixedClock
+) -> None:
+    away = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
+    with serving(away, clock) as http:
+        answer = http.get("/recommendations/u1")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert "127.0.0.1:1" in answer.json()["detail"]
+        assert http.get("/healthz").status_code == 200
+        assert http.get("/readyz").status_code == 503
+
+
+def packed_list(ordinals: list[int], made: datetime, ends: datetime) -> bytes:
+    (value,) = encode_lists(
+        np.full((1, 12), 7, np.uint8),
+        np.array([microseconds(made)]),
+        microseconds(ends),
+        np.array([len(ordinals)]),
+        np.array(ordinals, np.uint32),
+        np.ones(len(ordinals), np.float32),
+    )
+    return value
+
+
+def test_the_newer_of_base_and_fresh_holds(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    build_id = exported(settings, client, clock, lists={"u1": ["a", "b"]})
+    fresh = keys.fresh("u1", "homepage", build_id)
+    hour, half = timedelta(hours=1), timedelta(minutes=30)
+    cases = [
+        (clock.at, clock.at + half, ["b"]),
+        (clock.at - hour, clock.at - half, ["a", "b"]),  # it has run out
+        (AS_OF - hour, clock.at + half, ["a", "b"]),  # base is newer
+    ]
+    with serving(settings, clock) as http:
+        for made, ends, expected in cases:
+            client.set(fresh, packed_list([1], made, ends), ex=1000)
+            assert items(http.get("/recommendations/u1")) == expected
+
+
+def test_a_list_that_cannot_be_read_gives_way_and_is_counted(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    build_id = exported(settings, client, clock)
+    unknown = packed_list([9999], clock.at, clock.at + timedelta(hours=1))
+    with serving(settings, clock) as http:
+        for value in (b"torn", unknown):
+            client.set(keys.base("u1", "homepage", build_id), value, ex=1000)
+            assert items(http.get("/recommendations/u1")) == COLD_ITEMS
+        metrics = http.get("/metrics").text
+    assert 'feedloop_lists_unreadable_total{surface="homepage"} 2.0' in metrics
+    assert (
+        'feedloop_lists_served_total{source="cold",surface="homepage"} 2.0' in metrics
+    )
+    # generated at AS_OF, one hour before the clock
+    assert 'feedloop_list_age_seconds{surface="homepage"} 3600.0' in metrics
+
+
+def test_two_builds_side_by_side_and_the_pointer_back(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    first = exported(settings, client, clock, lists={"u1": ["old"]})
+    day = timedelta(days=1)
+    exported(settings, client, clock, as_of=AS_OF + day, lists={"u1": ["new"]})
+    with serving(settings, clock) as http:
+        assert items(http.get("/recommendations/u1")) == ["new"]
+        flip(client, keys, ["homepage"], first, clock.now(), force=True)
+        deadline = time.monotonic() + 20
+        while items(http.get("/recommendations/u1")) != ["old"]:
+            assert time.monotonic() < deadline
+
+
+def test_features_that_have_run_out_are_defaults(
+    settings: Settings, client: redis.Redis, clock: FixedClock
+) -> None:
+    exported(settings, client, clock)
+    clock.at += timedelta(days=3)
+    with running(create_app(settings, clock)) as url:
+        body = httpx.get(f"{url}/features/user/u1", headers=WRITE).json()
+    assert body["as_of"] == "2026-03-01T03:00:00Z"
+    assert body["features"]["user_ctr_30d"] == 0.0
+
+
+def test_a_key_that_asks_too_often_is_told_to_wait(
+    settings: Settings, client: redis.Redis, clock: FixedClock
+) -> None:
+    exported(settings, client, clock)
+    limited = msgspec.structs.replace(settings, rate_limit_per_s=1)
+    with serving(limited, clock) as http:
+        answer = eventually(http, "/recommendations/u1", 429)
+        assert answer.headers["retry-after"] == "1"
+
+
+def test_a_store_of_another_layout_is_not_served(
+    settings: Settings, client: redis.Redis, clock: FixedClock, keys: Keys
+) -> None:
+    exported(settings, client, clock)
+    client.hset(keys.meta(), "layout", "0")
+    with serving(settings, clock) as http:
+        answer = http.get("/recommendations/u1")
+        assert answer.status_code == 503
+        assert "layout '0'" in answer.json()["detail"]

@@ -563,14 +563,14 @@ class Restamping:
 def test_two_loaders_killed_at_random(
     tmp_path: Path, log: EventLog, settings: Settings, catalog: Catalog
 ) -> None:
-    for first in range(0, 200, 25):
+    for first in range(0, 125, 25):
         send(log, settings, *map(event, range(first, first + 25)))
         log.append(TOPIC, [Message("k", b"bad %d" % first, NOW)])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.loaders.killable"])
     chance = random.Random(11)
     kills = 0
-    for _ in range(5):
+    for _ in range(4):
         pair: list[BaseProcess] = []
         for _ in range(2):
             started = context.Event()
@@ -588,9 +588,9 @@ def test_two_loaders_killed_at_random(
     halfway = len(event_ids(settings))
     list(Loader(settings, catalog, log, "events").catch_up())
     assert (kills > 0, halfway > 0) == (True, True)
-    assert event_ids(settings) == sorted(f"e{n}" for n in range(200))
+    assert event_ids(settings) == sorted(f"e{n}" for n in range(125))
     letters = sorted(row["value"] for row in rows(settings, "dead_letters"))
-    assert letters == sorted(b"bad %d" % n for n in range(0, 200, 25))
+    assert letters == sorted(b"bad %d" % n for n in range(0, 125, 25))
 
 
 # --- Kafka -------------------------------------------------------------------

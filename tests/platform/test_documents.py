@@ -57,6 +57,11 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_no_document_names_a_place_on_one_machine() -> None:
+    for path, text in TEXT.items():
+        assert re.findall(r"(?<![\w.])/(?:home|Users|root|work)/\w+", text) == [], path
+
+
 def test_the_readme_names_every_command() -> None:
     readme = TEXT[ROOT / "README.md"]
     for name in COMMANDS:

@@ -106,13 +106,6 @@ def test_the_floor_holds_and_all_else_is_certain(tmp_path: Path) -> None:
     build, users = random_world(
         tmp_path, surfaces=[surface(length=30, explore=1, cap=4)]
     )
-    shown = dict(
-        zip(
-            build.item_ids.to_pylist(),
-            build.item_values[:, 9 - 5].tolist(),
-            strict=True,
-        )
-    )
     impressions = list(build.spec.item_features).index("item_impressions_30d")
     shown = dict(
         zip(

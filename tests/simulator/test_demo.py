@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 DEMO = [sys.executable, "-m", "feedloop", "demo"]
@@ -80,6 +82,19 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"The demo never said {text!r}.")
 
 
+def try_out(process: subprocess.Popen[str], path: str) -> int:
+    """Run the first of the proposed curl lines with ``path`` in it, as its
+    status."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        words = shlex.split(line)
+        if words[:1] == ["curl"] and path in line:
+            url = next(word for word in words if word.startswith("http"))
+            name, _, key = words[words.index("-H") + 1].partition(": ")
+            return httpx.get(url, headers={name: key}).status_code
+    raise AssertionError(f"The demo proposed no curl line with {path!r}.")
+
+
 @pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
 )
@@ -102,9 +117,16 @@ def test_it_ends_well_after_a_kill_and_twice(tmp_path: Path) -> None:
         assert errors.strip().endswith("Stopped.")
     assert processes_of(home) == {}
 
-    # From start to end.
-    with demo(tmp_path, *SMALL, "--json") as process:
-        output, errors = process.communicate()
+    # From start to end, with the APIs left up, until Ctrl-C ends it well.
+    with demo(tmp_path, *SMALL, "--json", "--keep") as process:
+        assert process.stdout is not None
+        output = process.stdout.readline()
+        assert output, process.communicate()[1]
+        wait_for(process, "The APIs stay up")
+        assert try_out(process, "/recommendations/") == 200
+        assert len(processes_of(home)) >= 2
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert processes_of(home) == {}
     report = json.loads(output)

@@ -18,6 +18,7 @@ from simulator.report import (
     RANDOM,
     Scores,
     figures,
+    following,
     recall_and_ndcg,
     replay,
     score_day,
@@ -163,3 +164,26 @@ def test_nobody_came(two_tastes: World) -> None:
     result = figures("", score_day(two_tastes, MODEL, 0, unserved), 1)
     assert np.isnan(result.arms[PIPELINE].ctr.value)
     assert result.people == result.judged == 0
+
+
+def test_following_by_hand(two_tastes: World) -> None:
+    # Person 0 is shown 6 items of category 0 and 4 of category 1 and clicks
+    # one of category 0; the next day it is 8 and 1.
+    log = a_day(two_tastes)
+    row = np.flatnonzero(log.plan.person == 0)[0]
+    served = np.zeros_like(log.served)
+    served[row] = True
+
+    def shown(evens: int, odds: int, clicked: list[int]) -> DayLog:
+        page = [2 * n for n in range(evens)] + [2 * n + 1 for n in range(odds)]
+        pages = np.full_like(log.pages, NOTHING)
+        pages[row, : len(page)] = page
+        clicks = np.zeros_like(log.clicked)
+        clicks[row, clicked] = True
+        return dataclasses.replace(log, served=served, pages=pages, clicked=clicks)
+
+    result = following(two_tastes, [shown(6, 4, [0]), shown(8, 1, [])])
+    assert result.clicked == (6, 8)
+    assert result.passed_over == (4, 1)
+    assert result.pairs == (1, 1)
+    assert sum(following(two_tastes, [shown(6, 4, [0])]).pairs) == 0
