@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import secrets
 import socket
 import subprocess
 import time
@@ -30,17 +32,30 @@ JVM_OPTIONS = (
     "-Dorg.slf4j.simpleLogger.log.kafka.server=info",
 )
 READY = b"Kafka Server started"
+PORTS = range(20_000, 32_000)
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 30
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on."""
+    """Ports of 127.0.0.1 that nothing listens on.
+
+    They lie below those that the system hands out by itself: between this and
+    the broker's start, or its restart, no other process is given one of them.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [bound.getsockname()[1] for bound in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            port = secrets.choice(PORTS)
+            bound = stack.enter_context(socket.socket())
+            try:
+                bound.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                ports.append(port)
+        return ports
 
 
 class KafkaBroker:
