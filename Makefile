@@ -40,8 +40,12 @@ lint: $(VENV)/test.stamp ## Style, types, import rules and SQL
 	FEEDLOOP_HOME=$(CACHE)/lint $(BIN)/sqlfluff lint --disable-progress-bar \
 		models snapshots tests/dbt
 
+# Without data nothing can be compiled: the page then has all but SQL and types.
+WAREHOUSE := $(wildcard $(or $(FEEDLOOP_HOME),.feedloop)/*/warehouse.duckdb)
+
 docs: $(VENV)/core.stamp ## The dbt docs site as one page: site/index.html
-	$(BIN)/dbt docs generate --static
+	$(BIN)/dbt docs generate --static \
+		$(if $(WAREHOUSE),,--no-compile --empty-catalog)
 	mkdir -p site
 	cp target/static_index.html site/index.html
 
@@ -53,9 +57,10 @@ clean: ## Remove everything made here but data (.feedloop)
 # -- the environment --------------------------------------------------------
 
 # One environment: the tests' requirements are the demo's and more, with the
-# same pins, so that neither installs over the other.
+# same pins, so that neither installs over the other. The files name everything,
+# and pip would look for hashes of `name[extra]` where they have `name`.
 install = $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r $(1) \
-	|| $(BIN)/python -m pip install --require-hashes -r $(1)
+	|| $(BIN)/python -m pip install --no-deps --require-hashes -r $(1)
 
 $(VENV)/%.stamp: requirements/%.txt $(VENV)/ready.stamp pyproject.toml
 	$(call install,$<)

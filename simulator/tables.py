@@ -34,25 +34,22 @@ def figures_tables(console: Console, days: Sequence[Figures]) -> list[Table]:
     """Click-through by day and arm, then recall and NDCG."""
     clicks = table(
         console,
-        "click-through",
+        "day",
         *ARMS,
         "pipeline - popularity",
-        "sessions",
         title="Clicks per item shown, the same people and draws in every column",
     )
     found = table(
         console,
-        f"recall / NDCG@{PAGE}",
+        "day",
         *ARMS,
-        "lists",
-        title="What people found by themselves that day: was it on the list?",
+        title=f"Recall / NDCG@{PAGE}: was on the list what people found by themselves?",
     )
     for day in days:
         clicks.add_row(
             day.title,
             *(_share(day.arms[arm].ctr.value) for arm in ARMS),
             _range(day.lead),
-            str(day.sessions - day.without_list),
         )
         found.add_row(
             day.title,
@@ -61,7 +58,6 @@ def figures_tables(console: Console, days: Sequence[Figures]) -> list[Table]:
                 f"{_three(day.arms[arm].ndcg.value)}"
                 for arm in ARMS
             ),
-            str(day.judged),
         )
     return [clicks, found]
 
@@ -80,8 +76,8 @@ def verdict(together: Figures) -> str:
         outcome = "can't be told from the popularity list"
     sentence = (
         f"The pipeline's lists {outcome}: {_share(pipeline.value)} of what was shown "
-        f"was clicked, against {_share(popularity.value)} (difference {_range(lead)}, "
-        f"95 % interval over {together.people} people)."
+        f"was clicked, against {_share(popularity.value)} (difference {_range(lead)} "
+        f"points, 95 % interval over {together.people} people)."
     )
     oracle = together.arms[ORACLE].ctr.value
     if oracle > 0:
@@ -90,13 +86,10 @@ def verdict(together: Figures) -> str:
             f"pipeline reached {pipeline.value / oracle:.0%} of that."
         )
     if together.judged:
-        ours, theirs = (
-            together.arms[arm].recall.value for arm in (PIPELINE, POPULARITY)
-        )
-        order = "ahead of" if ours > theirs else "not ahead of"
+        ours, theirs = (together.arms[arm].recall for arm in (PIPELINE, POPULARITY))
         sentence += (
-            f" In recall@{PAGE} it is {order} popularity "
-            f"({_three(ours)} against {_three(theirs)})."
+            f" Of what people found by themselves {_span(ours)} stood on the "
+            f"pipeline's page of {PAGE}, {_span(theirs)} on the popularity list's."
         )
     return sentence
 
@@ -105,18 +98,23 @@ def follow_sentence(following: Following) -> str:
     """Whether lists change with what people click, in a sentence."""
 
     def change(pair: tuple[float, float]) -> str:
-        return f"from {pair[0]:.2f} to {pair[1]:.2f}"
+        return f"from {pair[0]:.2f} to {pair[1]:.2f} items"
 
     return (
-        "Lists after clicks: of the categories that people clicked on their list, the "
-        f"page held {change(following.clicked)} items the next time they came "
-        f"({following.pairs[0]} cases); of those they passed over, "
+        "Lists after clicks: a category that people clicked on their list went "
+        f"{change(following.clicked)} of {PAGE} the next time they came "
+        f"({following.pairs[0]} cases), one that they passed over "
         f"{change(following.passed_over)} ({following.pairs[1]} cases)."
     )
 
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2%}"
+
+
+def _span(interval: Interval) -> str:
+    low, high = (f"{100 * value:.1f}" for value in (interval.low, interval.high))
+    return f"{interval.value:.1%} [{low}, {high}]"
 
 
 def _three(value: float) -> str:
@@ -128,4 +126,4 @@ def _range(interval: Interval) -> str:
         return "-"
     points = (100 * value for value in (interval.value, interval.low, interval.high))
     value, low, high = (f"{point:+.2f}" for point in points)
-    return f"{value} [{low}, {high}] points"
+    return f"{value} [{low}, {high}]"

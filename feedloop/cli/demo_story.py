@@ -266,24 +266,31 @@ class Demo:
     def _last_screen(self, report: DemoReport) -> None:
         self._rule("What just happened")
         seconds = ", ".join(f"{k} {v:.0f} s" for k, v in report.seconds.items())
-        home = Path(self.settings.home).name
+        # dbt looks for its project in the current folder.
+        home, root = Path(self.settings.home), Path(self.settings.project_dir)
+        at_root = Path.cwd() == root
+        shown = home.name if at_root else str(home)
+        go_there = "" if at_root else f"  cd {root}\n"
         self.console.print(
-            f"An app sent {report.tally.acknowledged} events over HTTP. Each night "
-            "they were loaded into\nIceberg, turned into features and "
-            f"{report.nights[-1].lists} ranked lists by dbt, and exported to Redis;\n"
-            "the next day people reacted to those lists. "
+            f"An app sent {report.tally.acknowledged} events over HTTP. Each night\n"
+            "they were loaded into Iceberg, turned by dbt into features and "
+            f"{report.nights[-1].lists} ranked\nlists, and exported to Redis; the next "
+            "day people reacted to those lists.\n"
             f"{len(report.nights)} nights and {self.days} days took "
-            f"{report.total_s:.0f} s\n({seconds}).\n\n"
-            f"It is all in {home}: the log, the tables, the warehouse, the builds.\n"
+            f"{report.total_s:.0f} s: {seconds}.\n\n"
+            f"It is all in {shown}: log, tables, warehouse, builds.\n"
             "Point the commands at it and look around:\n\n"
-            f"  export FEEDLOOP_HOME={home} FEEDLOOP_CLOCK_FILE={home}/clock\n"
+            f"{go_there}"
+            f"  export FEEDLOOP_HOME={shown} FEEDLOOP_CLOCK_FILE={shown}/clock\n"
             "  dbt docs generate --static    # the lineage: target/static_index.html\n"
             "  dbt show --inline \"select * from {{ ref('rec_lists') }}\"\n"
+            "  feedloop trace EVENT_ID       # the way of an event, such as above\n"
             "  feedloop dead-letters         # what could not be stored, and why\n"
             "  feedloop serve                # GET /recommendations on port 8081\n"
             "  feedloop settings             # all that can be set\n\n"
-            "Then: `feedloop demo --keep` leaves the APIs up to play with, and\n"
-            "`feedloop import movielens-100k && feedloop build` takes real data."
+            "`feedloop demo --keep` leaves the APIs up to play with. In a new shell,\n"
+            "`feedloop import movielens-100k && feedloop build` takes real data.",
+            soft_wrap=True,
         )
 
     def invite_to_servers(self, collector: str, server: str) -> None:

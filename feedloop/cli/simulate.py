@@ -79,7 +79,9 @@ def command(
     themselves; phones send late, twice or rubbish. It is a client of any
     running `feedloop collect` and `feedloop serve`. Where FEEDLOOP_CLOCK_FILE
     is set it moves that clock; else its days must be past. The same seed and
-    start send the same events again, which the platform stores once.
+    start send the same events again, which the platform stores once. Its world
+    begins at --start: give it a namespace of its own, for items of another
+    world that stand in a list are unknown to it and not shown.
     """
     settings = from_environment()
     first = _first_day(settings, start, days)

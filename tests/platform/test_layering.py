@@ -56,7 +56,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def manifest(settings: Settings) -> Any:
-    return run_dbt(settings, "parse").result
+    return run_dbt(settings, "parse", "--warn-error").result
 
 
 @pytest.fixture(scope="module")
