@@ -41,11 +41,13 @@ lint: $(VENV)/test.stamp ## Style, types, import rules and SQL
 		models snapshots tests/dbt
 
 # Without data nothing can be compiled: the page then has all but SQL and types.
-WAREHOUSE := $(wildcard $(or $(FEEDLOOP_HOME),.feedloop)/*/warehouse.duckdb)
+DATA := $(FEEDLOOP_CATALOG_URI) \
+	$(wildcard $(or $(FEEDLOOP_HOME),.feedloop)/*/iceberg/*/events)
 
 docs: $(VENV)/core.stamp ## The dbt docs site as one page: site/index.html
+	$(if $(strip $(DATA)),,$(BIN)/dbt parse)
 	$(BIN)/dbt docs generate --static \
-		$(if $(WAREHOUSE),,--no-compile --empty-catalog)
+		$(if $(strip $(DATA)),,--no-compile --empty-catalog)
 	mkdir -p site
 	cp target/static_index.html site/index.html
 

@@ -104,7 +104,8 @@ def follow_sentence(following: Following) -> str:
         "Lists after clicks: a category that people clicked on their list went "
         f"{change(following.clicked)} of {PAGE} the next time they came "
         f"({following.pairs[0]} cases), one that they passed over "
-        f"{change(following.passed_over)} ({following.pairs[1]} cases)."
+        f"{change(following.passed_over)} ({following.pairs[1]} cases); what was "
+        "clicked itself doesn't come back."
     )
 
 

@@ -36,7 +36,7 @@ PLAIN_WIDTH = 110
 @click.option(
     "--people",
     type=click.IntRange(10, 20_000),
-    default=560,
+    default=480,
     show_default=True,
     help="People at the start; new ones come every day.",
 )
