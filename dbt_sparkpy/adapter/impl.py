@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from dbt.adapters.base import BaseRelation, PythonJobHelper
+from dbt.adapters.contracts.relation import RelationType
 from dbt.adapters.spark import SparkAdapter
 from dbt.adapters.sparkpy.connections import (
     SparkPyConnectionManager,
@@ -65,7 +66,7 @@ class SparkPyAdapter(SparkAdapter):
         _, rows = self.execute(f"show views in {schema}", fetch=True)
         tables = {relation.identifier for relation in found}
         views = [
-            self.Relation.create(schema=schema, identifier=name, type="view")
+            self.Relation.create(schema=schema, identifier=name, type=RelationType.View)
             for _namespace, name, is_temporary, *_ in rows
             if not is_temporary and name not in tables
         ]

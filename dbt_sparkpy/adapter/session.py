@@ -79,7 +79,7 @@ def session_conf(settings: Settings, overrides: Mapping[str, str]) -> dict[str, 
     }
     if f"{prefix}.uri" not in overrides:
         conf |= catalog_conf(settings)
-    return conf | overrides
+    return conf | dict(overrides)
 
 
 def spark_session(overrides: Mapping[str, str]) -> SparkSession:
