@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feedloop.errors import StoreError, StoreUnavailable
+from feedloop.processes import ending_with_parent
 from feedloop.settings import Settings
 from feedloop.telemetry import log_event
 
@@ -38,11 +39,6 @@ START_S = 30.0
 STOP_S = 60.0
 RETRY_S = 1.0
 POLL_S = 0.02
-
-# The shell becomes the server. Beside it waits a reader of the pipe whose other
-# end this process holds: however this process ends, the pipe closes, the reader
-# wakes, and the server saves its data and ends.
-_SCRIPT = 'exec 3<&0; (cat <&3 >/dev/null; kill -TERM $$) & exec "$@" 3<&- </dev/null'
 
 
 @contextmanager
@@ -200,7 +196,7 @@ class _Keeper:
             self.socket_path.unlink(missing_ok=True)
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", _SCRIPT, "sh", *command],
+                    ending_with_parent(command),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -77,7 +77,7 @@ def item_factors(
         previous, recipe, as_of[SERVING], every_days
     ):
         trained = set(previous["purpose"].to_pylist())
-        if trained >= set(as_of) or previous.num_rows == 0:
+        if trained >= set(as_of):
             return previous
     parts = []
     for purpose, instant in as_of.items():

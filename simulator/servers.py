@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from feedloop.errors import StepFailed
+from feedloop.processes import ending_with_parent
 from feedloop.settings import PREFIX, Settings, to_environment
 
 START_S = 60.0
 STOP_S = 30.0
 ANNOUNCEMENT = "listening on "
-
-# The shell becomes the server. Beside it waits a reader of the pipe whose other
-# end this process holds: however this process ends, the pipe closes, the reader
-# wakes, and the server ends.
-_SCRIPT = 'exec 3<&0; (cat <&3 >/dev/null; kill -TERM $$) & exec "$@" 3<&- </dev/null'
 
 
 class Server:
@@ -41,7 +37,7 @@ class Server:
         arguments = [sys.executable, "-m", "feedloop", command, "--port", "0"]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "sh", *arguments],
+                ending_with_parent(arguments),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
