@@ -11,7 +11,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(CACHE)/matplotlib
 export SODA_CORE_TELEMETRY_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs lock clean
+.PHONY: help setup demo test test-all lint bench docs lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -39,6 +39,9 @@ lint: $(VENV)/test.stamp ## Style, types, import rules and SQL
 	$(BIN)/lint-imports
 	FEEDLOOP_HOME=$(CACHE)/lint $(BIN)/sqlfluff lint --disable-progress-bar \
 		models snapshots tests/dbt
+
+bench: $(VENV)/test.stamp ## Every benchmark, into benchmarks/results (ONLY="load …")
+	$(BIN)/python -m benchmarks $(ONLY)
 
 # Without data nothing can be compiled: the page then has all but SQL and types.
 DATA := $(FEEDLOOP_CATALOG_URI) \
