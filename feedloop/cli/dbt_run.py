@@ -55,6 +55,8 @@ def run_dbt(
             "--log-path",
             str(settings.home_dir / "logs"),
             "--quiet",
+            # what broke is raised here; dbt would print a traceback of Ctrl-C
+            *("--log-level", "none", "--log-level-file", "debug"),
         ]
         if variables:
             command += ["--vars", json.dumps(dict(variables))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -271,6 +273,9 @@ class Demo:
         at_root = Path.cwd() == root
         shown = home.name if at_root else str(home)
         go_there = "" if at_root else f"  cd {root}\n"
+        # `make demo` runs what the shell's PATH doesn't have
+        if shutil.which("feedloop") is None:
+            go_there += f"  . {_shown(Path(sys.prefix) / 'bin' / 'activate', root)}\n"
         self.console.print(
             f"An app sent {report.tally.acknowledged} events over HTTP. Each night\n"
             "they were loaded into Iceberg, turned by dbt into features and "
@@ -369,6 +374,11 @@ def way_of(event_id: str, found: dict[str, Any]) -> list[str]:
         first = ", ".join(after["first_items"][:3])
         lines.append(f"next list  {after['rec_id']}: {first}, …")
     return lines
+
+
+def _shown(path: Path, root: Path) -> str:
+    """``path`` as one would type it at ``root``."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _stamp(at: datetime) -> str:
