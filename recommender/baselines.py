@@ -3,7 +3,8 @@
 Each ``recommend`` takes interactions (user_id, item_id, and occurred_at where
 said), the users to serve, ``k`` and whether to leave out what a user has
 interacted with, and returns RECOMMENDATIONS. A user unknown to a method gets
-the popular items.
+the popular items. Where ``among`` is given (user_id, item_id), only those
+pairs are ranked.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ class Popularity:
         self.last_hours = last_hours
 
     def recommend(
-        self, interactions: pa.Table, users: pa.Array, k: int, exclude_seen: bool
+        self,
+        interactions: pa.Table,
+        users: pa.Array,
+        k: int,
+        exclude_seen: bool,
+        among: pa.Table | None = None,
     ) -> pa.Table:
         log = _Log(interactions)
         weight = np.ones(len(log.item))
@@ -80,6 +86,7 @@ class Popularity:
             k,
             exclude_seen,
             lambda rows: np.broadcast_to(popular, (len(rows), len(popular))),
+            among,
         )
 
 
@@ -90,7 +97,12 @@ class ItemItem:
     """
 
     def recommend(
-        self, interactions: pa.Table, users: pa.Array, k: int, exclude_seen: bool
+        self,
+        interactions: pa.Table,
+        users: pa.Array,
+        k: int,
+        exclude_seen: bool,
+        among: pa.Table | None = None,
     ) -> pa.Table:
         log = _Log(interactions)
         seen = log.seen
@@ -100,7 +112,7 @@ class ItemItem:
         alike.setdiag(0)
         alike.eliminate_zeros()
         return log.recommended(
-            users, k, exclude_seen, lambda rows: (seen[rows] @ alike).toarray()
+            users, k, exclude_seen, lambda rows: (seen[rows] @ alike).toarray(), among
         )
 
 
@@ -111,7 +123,12 @@ class Als:
         self.params = params
 
     def recommend(
-        self, interactions: pa.Table, users: pa.Array, k: int, exclude_seen: bool
+        self,
+        interactions: pa.Table,
+        users: pa.Array,
+        k: int,
+        exclude_seen: bool,
+        among: pa.Table | None = None,
     ) -> pa.Table:
         log = _Log(interactions)
         pairs = log.pairs()
@@ -123,7 +140,7 @@ class Als:
         theirs = np.zeros((len(log.user_ids), items.shape[1]), np.float32)
         theirs[positions(log.user_ids, ids(user_factors, "user_id"))] = found
         return log.recommended(
-            users, k, exclude_seen, lambda rows: theirs[rows] @ items.T
+            users, k, exclude_seen, lambda rows: theirs[rows] @ items.T, among
         )
 
 
@@ -134,7 +151,12 @@ class Random:
         self.seed = seed
 
     def recommend(
-        self, interactions: pa.Table, users: pa.Array, k: int, exclude_seen: bool
+        self,
+        interactions: pa.Table,
+        users: pa.Array,
+        k: int,
+        exclude_seen: bool,
+        among: pa.Table | None = None,
     ) -> pa.Table:
         log = _Log(interactions)
         rng = np.random.default_rng(self.seed)
@@ -143,6 +165,7 @@ class Random:
             k,
             exclude_seen,
             lambda rows: rng.random((len(rows), len(log.item_ids))),
+            among,
             unknown_like_known=True,
         )
 
@@ -176,6 +199,7 @@ class _Log:
         k: int,
         exclude_seen: bool,
         score: Scorer,
+        among: pa.Table | None = None,
         *,
         unknown_like_known: bool = False,
     ) -> pa.Table:
@@ -185,6 +209,7 @@ class _Log:
         by_tie = np.lexsort((np.arange(len(popular)), -popular))
         users = flat(users)
         rows = positions(self.user_ids, users)
+        allowed = None if among is None else self._pairs_of(users, among)
         parts = [RECOMMENDATIONS.empty_table()]
         for start in range(0, len(rows) if len(popular) else 0, USERS_AT_A_TIME):
             part = rows[start : start + USERS_AT_A_TIME]
@@ -198,10 +223,23 @@ class _Log:
             if exclude_seen and known.any():
                 row, item = self.seen[part[known]].nonzero()
                 scores[np.flatnonzero(known)[row], item] = -np.inf
+            if allowed is not None:
+                asked = allowed[start : start + len(part)].toarray()
+                scores = np.where(asked, scores, np.float32(-np.inf))
             parts.append(
                 self._best(users[start : start + len(part)], scores, by_tie, k)
             )
         return pa.concat_tables(parts)
+
+    def _pairs_of(self, users: pa.Array, among: pa.Table) -> sp.csr_matrix:
+        """(users, items): which pairs are to be ranked."""
+        row = positions(users, ids(among, "user_id"))
+        item = positions(self.item_ids, ids(among, "item_id"))
+        known = (row >= 0) & (item >= 0)
+        return sp.csr_matrix(
+            (np.ones(int(known.sum()), np.bool_), (row[known], item[known])),
+            shape=(len(users), len(self.item_ids)),
+        )
 
     def _best(self, users: pa.Array, scores: Floats, by_tie: Ints, k: int) -> pa.Table:
         keys = (descending(scores[:, by_tie]) << np.uint64(32)) | np.arange(

@@ -79,9 +79,17 @@ class _Found:
     ranks: Ints
 
 
-def retrieve(users: Users, build: Build, n: int | None = None) -> Candidates:
+def retrieve(
+    users: Users,
+    build: Build,
+    n: int | None = None,
+    asked: tuple[Ints, Ints] | None = None,
+) -> Candidates:
     """Up to ``n`` candidates a user (default: the build's parameter, and at
     least the longest list of a surface).
+
+    ``asked``: rows and ordinals of further candidates, whether a source brings
+    them or not.
 
     Active items only, none of the user's consumed ones; where a user has
     consumed everything there is, consumed items return, popular ones first,
@@ -115,6 +123,8 @@ def retrieve(users: Users, build: Build, n: int | None = None) -> Candidates:
     ]
     keys, ranks = _union(found, n, len(users))
     keys, ranks = _filled(keys, ranks, consumed, len(users), build.active_count, n)
+    if asked is not None:
+        keys, ranks = _with(keys, ranks, distinct(_keys(*asked)))
     row, item = _split(keys)
     offsets = offsets_of(row, len(users))
     return Candidates(
@@ -346,6 +356,14 @@ def _filled(
     every = np.concatenate([keys, added])
     every, order = _sorted(every)
     return every, np.concatenate([ranks, added_ranks])[order]
+
+
+def _with(keys: Keys, ranks: Ints, asked: Keys) -> tuple[Keys, Ints]:
+    """The keys and those of ``asked`` that lack, which have no ranks."""
+    lacking = asked[~contains(keys, asked)]
+    unranked = np.full((len(lacking), ranks.shape[1]), NO_RANK)
+    every, order = _sorted(np.concatenate([keys, lacking]))
+    return every, np.concatenate([ranks, unranked])[order]
 
 
 def _cosines(users: Users, build: Build, offsets: Ints, item: Ints) -> Floats:

@@ -29,7 +29,9 @@ from recommender.arrays import (
     Keys,
     ids,
     lists_of,
+    offsets_of,
     places_in,
+    positions,
     vectors,
 )
 from recommender.build import Build
@@ -53,6 +55,10 @@ TRAINING_COLUMNS = pa.schema(
     ]
 )
 """One row a candidate of a user with a retrieved positive."""
+
+RANKED_COLUMNS = pa.schema(
+    [("user_id", pa.string()), ("item_id", pa.string()), ("rank", pa.int32())]
+)
 
 EXPLORE = "explore"
 _SOURCE_NAMES = pa.array([*SOURCES, EXPLORE])
@@ -124,6 +130,29 @@ class ListKernel:
         chunk = self._chunk(rows, found, _noise(names, self.seed), _interleaved)
         return self._batch(rows.ids, names, surface, [chunk])
 
+    def ranked(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
+        """``pairs`` (user_id, item_id) ranked for each of ``users``: user_id,
+        item_id, rank (from 1).
+
+        The pairs are scored beside the user's own candidates, by the same
+        features; consumed items too. Items that the build doesn't know are
+        left out.
+        """
+        rows = read_users(users, self.build)
+        row = positions(rows.ids, ids(pairs, "user_id"))
+        item = self.build.ordinals(ids(pairs, "item_id"))
+        known = (row >= 0) & (item >= 0)
+        row, item = row[known], item[known]
+
+        def made(start: int) -> pa.Table:
+            mine = (row >= start) & (row < start + USERS_A_CHUNK)
+            return self._ranked(
+                rows.part(start, start + USERS_A_CHUNK), row[mine] - start, item[mine]
+            )
+
+        parts = self._mapped(made, len(rows))
+        return pa.concat_tables([RANKED_COLUMNS.empty_table(), *parts])
+
     def candidates_for_training(
         self, users: pa.RecordBatch | pa.Table, positives: pa.Table
     ) -> pa.Table:
@@ -192,6 +221,25 @@ class ListKernel:
             sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
             propensities=propensities[filled],
             features=features[at],
+        )
+
+    def _ranked(self, users: Users, row: Ints, item: Ints) -> pa.Table:
+        build = self.build
+        candidates = retrieve(users, build, asked=(row, item))
+        scores = predict(build, assemble(users, candidates, build))
+        width = len(build.item_ids)
+        wanted = np.isin(candidates.row * width + candidates.item, row * width + item)
+        at = np.flatnonzero(wanted)
+        at = at[np.lexsort((candidates.item[at], -scores[at], candidates.row[at]))]
+        row = candidates.row[at]
+        rank = places_in(offsets_of(row, len(users))) + 1
+        return pa.table(
+            [
+                users.ids.take(pa.array(row)),
+                build.item_ids.take(pa.array(candidates.item[at])),
+                pa.array(rank, pa.int32()),
+            ],
+            schema=RANKED_COLUMNS,
         )
 
     def _batch(

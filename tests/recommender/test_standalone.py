@@ -1,0 +1,132 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recommender.embeddings import AlsParams
+from recommender.history import INSTANT, History, read_history
+from recommender.params import KernelParams
+from recommender.standalone import (
+    Recipe,
+    fitted,
+    last_of_each,
+    learnt_ranker,
+    read_items,
+    split,
+)
+from tests.recommender.worlds import FEATURES, surface
+
+NOW = datetime(2025, 1, 10, tzinfo=UTC)
+RECIPE = Recipe(
+    features=FEATURES,
+    surface=surface(length=5),
+    als=AlsParams(factors=8, regularization=0.1, iterations=5),
+    kernel=KernelParams(candidates=20),
+    threads=1,
+)
+
+
+def history(*, timed: bool = True, people: int = 40, items: int = 20) -> History:
+    """Everyone takes items of their own parity, a few left out."""
+    rows = [
+        (f"u{person}", f"i{item:02}", (person * 31 + item * 17) % 240)
+        for person in range(people)
+        for item in range(person % 2, items, 2)
+        if (person // 2 + item // 2) % 5
+    ]
+    columns = {
+        "user_id": [user for user, _, _ in rows],
+        "item_id": [item for _, item, _ in rows],
+    }
+    if timed:
+        columns["occurred_at"] = [NOW - timedelta(hours=ago) for *_, ago in rows]
+    return read_history(pa.table(columns), {})
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_labels_come_after_what_is_learnt_from(timed: bool) -> None:
+    whole = history(timed=timed)
+    inner = split(whole, 0.2)
+    assert len(inner.before) + len(inner.after) == len(whole)
+    assert len(inner.after) == pytest.approx(0.2 * len(whole), rel=0.3)
+    if timed:
+        assert inner.before.as_of <= inner.as_of
+        assert inner.before.at.max() < inner.after.at.min()
+
+
+def test_last_of_each_leaves_everyone_something() -> None:
+    pairs = [("u", "a"), ("v", "a"), ("u", "b"), ("u", "c")]
+    columns = {
+        "user_id": [user for user, _ in pairs],
+        "item_id": [item for _, item in pairs],
+    }
+    last = last_of_each(read_history(pa.table(columns), {}), 0.1)
+    assert last.tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_lists_hold_what_was_left_out(timed: bool) -> None:
+    whole = history(timed=timed)
+    items = read_items(None, whole)
+    ranker = learnt_ranker(whole, items, RECIPE)
+    assert ranker is not None
+    with fitted(whole, items, whole.as_of, RECIPE, ranker) as now:
+        users = pa.array(["u0", "u1", "nobody"])
+        people = now.users(users)
+        assert people["recent_items"].to_pylist()[2] is None
+        for kernel in (now.kernel(), now.kernel(ranked=False)):
+            lists = kernel.lists(people.to_batches()[0], "home").to_pylist()
+            assert set(lists[0]["item_ids"][:2]) == {"i00", "i10"}
+            assert set(lists[1]["item_ids"][:2]) == {"i01", "i11"}
+            assert len(lists[2]["item_ids"]) == 5
+
+
+def test_a_stage_at_an_instant_knows_no_item_that_came_later() -> None:
+    whole = history()
+    inner = split(whole.only(whole.item != 3), 0.5)
+    with fitted(inner.before, read_items(None, whole), inner.as_of, RECIPE) as then:
+        known = then.build.item_ids.to_pylist()
+    assert "i03" not in known
+    seen = whole.item_ids.take(pa.array(np.unique(inner.before.item)))
+    assert set(known) == set(seen.to_pylist())
+
+
+def test_pairs_are_ranked_as_they_would_be_in_a_list() -> None:
+    whole = history()
+    with fitted(whole, read_items(None, whole), whole.as_of, RECIPE) as now:
+        people = now.users(pa.array(["u0", "u1"]))
+        listed = now.kernel().lists(people.to_batches()[0], "home").to_pylist()
+        pairs = pa.table(
+            {
+                "user_id": ["u0"] * 5 + ["u1"],
+                "item_id": [*sorted(listed[0]["item_ids"]), "unheard of"],
+            }
+        )
+        ranked = now.kernel().ranked(people, pairs)
+    assert ranked["item_id"].to_pylist() == listed[0]["item_ids"]
+    assert ranked["rank"].to_pylist() == [1, 2, 3, 4, 5]
+
+
+def test_the_catalogue_adds_items_and_says_when_they_were_published() -> None:
+    whole = history()
+    catalogue = pa.table(
+        {
+            "item_id": ["i00", "fresh", "gone"],
+            "published_at": pa.array([NOW, NOW, None], INSTANT),
+            "is_active": [True, None, False],
+        }
+    )
+    items = read_items(catalogue, whole)
+    assert len(items) == 22
+    rows = {row["item_id"]: row for row in items.to_pylist()}
+    assert rows["i00"]["published_at"] == rows["fresh"]["published_at"]
+    assert rows["i00"]["published_at"] > rows["i01"]["published_at"]
+    assert rows["fresh"]["is_active"]
+    assert not rows["gone"]["is_active"]
+
+
+def test_nothing_to_learn_from() -> None:
+    columns = {"user_id": ["u", "v"], "item_id": ["a", "a"]}
+    alone = read_history(pa.table(columns), {})
+    assert learnt_ranker(alone, read_items(None, alone), RECIPE) is None
