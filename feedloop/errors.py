@@ -8,6 +8,7 @@ FeedloopError                 one sentence that says what happened and what to d
 │   └── SeedError             a seed file is missing or breaks its contract
 ├── LogError                  the event log
 │   ├── LogUnavailable        it can't be written or read now; try again
+│   │   └── PartlyStored      some of the messages are stored; says which
 │   ├── OffsetsLost           committed offsets are no longer in the log
 │   └── TopicRecreated        the topic is not the one the table was loaded from
 ├── Fenced                    another loader committed first; nothing was written
@@ -23,6 +24,8 @@ FeedloopError                 one sentence that says what happened and what to d
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class FeedloopError(Exception):
@@ -64,6 +67,14 @@ class LogError(FeedloopError):
 
 class LogUnavailable(LogError):
     pass
+
+
+class PartlyStored(LogUnavailable):
+    """``stored`` says of each message whether the log is known to have it."""
+
+    def __init__(self, message: str, stored: Sequence[bool]) -> None:
+        super().__init__(message)
+        self.stored = stored
 
 
 class OffsetsLost(LogError):

@@ -1,22 +1,19 @@
 """The event log on Apache Kafka.
 
-The client's defaults lose data silently or wait for minutes; what is set here
-and why was measured against a real broker.
+The client's defaults lose data silently; what is set here and why was measured
+against a real broker.
 """
 
 from __future__ import annotations
 
-import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import (
-    KafkaConnectionError,
     KafkaError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
@@ -26,34 +23,14 @@ from kafka.errors import (
 from feedloop.clock import Clock
 from feedloop.contracts.log import Batch, Message, Record, TopicState
 from feedloop.errors import LogUnavailable, OffsetsLost
-from loaders.instants import milliseconds
-
-# What fails is raised here; the client would tell every retry on stderr.
-logging.getLogger("kafka").addHandler(logging.NullHandler())
+from loaders.kafka_append import KafkaAppender
+from loaders.kafka_clients import CONNECTION, connect
 
 POLL_RECORDS = 500
 POLL_MS = 200
 STALLED_S = 10.0
-APPEND_TIMEOUT_S = 2.0
 UNKNOWN_TOPIC = 3
 
-# Whoever sends must hear of an absent broker within two seconds.
-CONNECTION = {
-    "bootstrap_timeout_ms": 1500,
-    "request_timeout_ms": 1000,
-    # the default grows to 30 s, and a broker that is back would stay unseen
-    "reconnect_backoff_max_ms": 500,
-}
-PRODUCER = CONNECTION | {
-    "acks": "all",
-    "enable_idempotence": True,
-    "compression_type": "lz4",
-    "linger_ms": 50,  # append flushes, so that only what comes together waits
-    "batch_size": 256 * 1024,
-    "max_block_ms": 1500,
-    "delivery_timeout_ms": 1500,
-    "metrics_enabled": False,
-}
 CONSUMER = CONNECTION | {
     "group_id": None,
     "enable_auto_commit": False,  # offsets belong to the table's commits
@@ -73,7 +50,7 @@ class KafkaLog:
     def __init__(self, bootstrap: str, partitions: int, clock: Clock) -> None:
         self._bootstrap = bootstrap.split(",")
         self._partitions = partitions
-        self._clock = clock
+        self._appender = KafkaAppender(self._bootstrap, clock)
         self._clients: dict[type, Any] = {}
         # Kafka's consumer and admin client serve one thread at a time.
         self._lock = threading.RLock()
@@ -94,22 +71,10 @@ class KafkaLog:
                 return  # another process was first
 
     def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """What it raises for may still be stored later: a broker can have it
-        without having said so."""
+        """What it raises for may still be stored, or be so a little later: a
+        broker can have it without having said so."""
         with self._errors_of(topic):
-            producer = self._producer
-            sent = [
-                producer.send(
-                    topic,
-                    key=message.key.encode(),
-                    value=message.value,
-                    timestamp_ms=milliseconds(message, self._clock),
-                )
-                for message in messages
-            ]
-            producer.flush(timeout=APPEND_TIMEOUT_S)
-            for future in sent:
-                future.get(timeout=APPEND_TIMEOUT_S)
+            self._appender.append(topic, messages)
 
     def state(self, topic: str) -> TopicState | None:
         with self._lock, self._errors_of(topic):
@@ -144,6 +109,7 @@ class KafkaLog:
             return self._poll(starts, ends, limit)
 
     def close(self) -> None:
+        self._appender.close()
         with self._lock:
             for client in self._clients.values():
                 client.close()
@@ -200,33 +166,12 @@ class KafkaLog:
     def _consumer(self) -> Any:
         return self._client(KafkaConsumer, CONSUMER)
 
-    @property
-    def _producer(self) -> Any:
-        return self._client(KafkaProducer, PRODUCER)
-
     def _client(self, kind: type, config: Mapping[str, Any]) -> Any:
         """Made on first use, so that a log can be opened while Kafka is away."""
         with self._lock:
             if kind not in self._clients:
-                self._reach()
-                self._clients[kind] = kind(bootstrap_servers=self._bootstrap, **config)
+                self._clients[kind] = connect(kind, self._bootstrap, config)
             return self._clients[kind]
-
-    def _reach(self) -> None:
-        """Raise ``KafkaConnectionError`` where no broker takes a connection.
-
-        A client that can't connect when it is made leaves a thread behind that
-        tries for ever.
-        """
-        reason = "no bootstrap server"
-        for server in self._bootstrap:
-            host, _, port = server.strip().rpartition(":")
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), 1.5).close()
-                return
-            except (OSError, ValueError) as error:
-                reason = str(error)
-        raise KafkaConnectionError(reason)
 
     @contextmanager
     def _errors_of(self, topic: str) -> Iterator[None]:

@@ -58,7 +58,9 @@ class EventLog(Protocol):
         ...
 
     def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Return once every message is durable: in order within a key."""
+        """Return once every message is durable: in order within a key.
+
+        Raises ``PartlyStored`` where only some of them are."""
         ...
 
     def state(self, topic: str) -> TopicState | None:
