@@ -13,6 +13,7 @@ FeedloopError                 one sentence that says what happened and what to d
 │   └── TopicRecreated        the topic is not the one the table was loaded from
 ├── Fenced                    another loader committed first; nothing was written
 ├── OffsetHistoryExpired      the snapshot that held the offsets was expired
+├── MaintenanceFailed         tables can't be maintained; they are as they were
 ├── ImportFailed              a dataset file can't be read; names file, row, column
 ├── WarehouseEmpty            a step needs data or models that are not there yet
 ├── StoreError                the online store
@@ -90,6 +91,10 @@ class Fenced(FeedloopError):
 
 
 class OffsetHistoryExpired(FeedloopError):
+    pass
+
+
+class MaintenanceFailed(FeedloopError):
     pass
 
 

@@ -86,6 +86,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 30
 
+    # maintenance of the tables
+    compact_target_mb: Annotated[
+        int,
+        Meta(ge=1, description="size towards which small data files are merged, MB"),
+    ] = 64
+    snapshot_age_s: Annotated[
+        int,
+        Meta(
+            ge=600,
+            description="how long a snapshot stays readable after the next commit; "
+            "longer than any dbt build takes",
+        ),
+    ] = 21_600
+    snapshots_kept: Annotated[
+        int, Meta(ge=1, description="newest snapshots that are kept whatever their age")
+    ] = 5
+    orphan_age_s: Annotated[
+        int,
+        Meta(
+            ge=3600,
+            description="how old a file that no snapshot has must be to be removed; "
+            "longer than any commit takes",
+        ),
+    ] = 86_400
+    maintain_every_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="how often `feedloop load --every` maintains the tables; "
+            "0: never, `feedloop maintain` does",
+        ),
+    ] = 3600
+
     # the online store
     redis_url: Annotated[
         str, Meta(description="redis://…; empty: an embedded redis-server in home")

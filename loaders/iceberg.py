@@ -12,9 +12,10 @@ relies on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -25,13 +26,19 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
-from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation, ancestors_of
 from pyiceberg.table.update import UpdatesAndRequirements
-from pyiceberg.table.update.snapshot import _MergeAppendFiles
+from pyiceberg.table.update.snapshot import (
+    _ManifestMergeManager,
+    _MergeAppendFiles,
+    _OverwriteFiles,
+    _SnapshotProducer,
+)
+from pyiceberg.table.update.validate import _validate_no_new_deletes_for_data_files
 from pyiceberg.transforms import DayTransform
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
@@ -42,14 +49,19 @@ from feedloop.settings import Settings
 LOADS = "feedloop.loads"
 """The summary property with the ``Position`` of every stream of a table."""
 
+MANIFEST_BYTES = 8 << 20
 SQLITE_BUSY_S = 30
 ENSURE_ATTEMPTS = 5
+FORMAT = ("format-version", "2")
 PROPERTIES = {
-    "format-version": "2",
+    FORMAT[0]: FORMAT[1],
     "write.parquet.compression-codec": "zstd",
     # commits stay quick however many there are
     "commit.manifest-merge.enabled": "true",
-    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    # Old metadata files go by age (loaders/orphans.py) and not by number: a dbt
+    # run reads the one that it began with to its end.
+    "write.metadata.delete-after-commit.enabled": "false",
     # The attempt after the last is the one that pyiceberg can't recover from.
     "commit.retry.num-retries": "10",
     "commit.retry.min-wait-ms": "50",
@@ -99,7 +111,8 @@ def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
 
 
 def ensure_tables(catalog: Catalog, settings: Settings) -> None:
-    """Create the raw tables that are missing, add columns that contracts gained.
+    """Create the raw tables that are missing, add columns that contracts gained
+    and properties that ``PROPERTIES`` did.
 
     Old files read a new column as null; nothing is rewritten.
     """
@@ -129,6 +142,9 @@ def _ensure(catalog: Catalog, identifier: tuple[str, str], raw: RawTable) -> Non
     if not set(raw.schema.names) <= set(table.schema().column_names):
         with table.update_schema() as update:
             update.union_by_name(raw.schema)
+    if not PROPERTIES.items() - {FORMAT} <= table.properties.items():
+        with table.transaction() as change:
+            change.set_properties(dict(PROPERTIES.items() - {FORMAT}))
 
 
 # --- where a stream was loaded up to -----------------------------------------
@@ -189,8 +205,21 @@ class OffsetFence:
 
     def summary(self, metadata: TableMetadata) -> dict[str, str]:
         # The other streams' positions go along: the head must hold them all.
-        positions = dict(committed(metadata)) | {self._stream: self._end}
-        return {LOADS: msgspec.json.encode(positions).decode()}
+        return _loads(dict(committed(metadata)) | {self._stream: self._end})
+
+
+class OffsetsKept:
+    """Lets a commit build on any head, whose offsets it carries along."""
+
+    def check(self, metadata: TableMetadata) -> None:
+        committed(metadata)
+
+    def summary(self, metadata: TableMetadata) -> dict[str, str]:
+        return _loads(committed(metadata))
+
+
+def _loads(positions: Mapping[str, Position]) -> dict[str, str]:
+    return {LOADS: msgspec.json.encode(positions).decode()} if positions else {}
 
 
 class FencedAppend:
@@ -199,7 +228,9 @@ class FencedAppend:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._transaction = table.transaction()
-        self._producer = _FencedAppendFiles(self._transaction, table.io)
+        self._producer = _FencedAppendFiles(
+            Operation.APPEND, self._transaction, table.io
+        )
         self._file_numbers = itertools.count()
         self.rows = 0
 
@@ -217,42 +248,78 @@ class FencedAppend:
 
     def commit(self, fence: Fence) -> None:
         """Make the rows part of the table, or raise ``Fenced``."""
-        self._producer.fence = fence
-        name = ".".join(self._table.name())
-        try:
-            self._producer.commit()
-            self._transaction.commit_transaction()
-        except (CommitFailedException, ValidationException) as error:
-            raise Fenced(
-                f"Another process committed to {name} first, and this batch was "
-                "left out; run it again and it goes on from there."
-            ) from error
-        except CommitStateUnknownException as error:
-            raise Fenced(
-                f"The catalog did not say whether the commit to {name} landed; run "
-                "it again, the table's offsets tell."
-            ) from error
-        except ValueError as error:
-            # what pyiceberg raises when two branches commit at once
-            if "Cannot add snapshot with sequence number" not in str(error):
-                raise
-            raise Fenced(
-                f"Another branch of {name} was committed at the same instant; run "
-                "it again."
-            ) from error
+        _commit(self._table, self._transaction, self._producer, fence)
 
 
-class _FencedAppendFiles(_MergeAppendFiles):
-    """pyiceberg's append, which by itself retries onto any head.
+class FencedRewrite:
+    """Files for others with the same rows, in one commit.
+
+    What is appended meanwhile stays. ``commit`` raises ``Fenced`` where one of
+    the old files is gone or got deletes of its own.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._transaction = table.transaction()
+        self._producer = _FencedRewriteFiles(
+            Operation.OVERWRITE, self._transaction, table.io
+        )
+
+    def replace(self, old: Iterable[DataFile], new: Iterable[DataFile]) -> None:
+        for file in old:
+            self._producer.delete_data_file(file)
+        for file in new:
+            self._producer.append_data_file(file)
+
+    def commit(self, fence: Fence) -> None:
+        _commit(self._table, self._transaction, self._producer, fence)
+
+
+def _commit(
+    table: Table,
+    transaction: Transaction,
+    producer: _FencedFiles,
+    fence: Fence,
+) -> None:
+    producer.fence = fence
+    with refusals(table):
+        producer.commit()
+        transaction.commit_transaction()
+
+
+@contextmanager
+def refusals(table: Table) -> Iterator[None]:
+    """What a catalog refuses, as ``Fenced``."""
+    name = ".".join(table.name())
+    try:
+        yield
+    except (CommitFailedException, ValidationException) as error:
+        raise Fenced(
+            f"Another process committed to {name} first, and this commit was "
+            "left out; run it again and it goes on from there."
+        ) from error
+    except CommitStateUnknownException as error:
+        raise Fenced(
+            f"The catalog did not say whether the commit to {name} landed; run "
+            "it again, the table's offsets tell."
+        ) from error
+    except ValueError as error:
+        # what pyiceberg raises when two branches commit at once
+        if "Cannot add snapshot with sequence number" not in str(error):
+            raise
+        raise Fenced(
+            f"Another branch of {name} was committed at the same instant; run it again."
+        ) from error
+
+
+class _FencedFiles(_SnapshotProducer[Any]):
+    """pyiceberg's commit, which by itself retries onto any head.
 
     It deletes no file when it fails: a commit whose reply was lost may have
     landed, and its manifests with it. Orphan removal finds what is left over.
     """
 
     fence: Fence
-
-    def __init__(self, transaction: Transaction, io: FileIO) -> None:
-        super().__init__(Operation.APPEND, transaction, io)
 
     def _commit(self) -> UpdatesAndRequirements:
         metadata = self._transaction.table_metadata
@@ -268,3 +335,48 @@ class _FencedAppendFiles(_MergeAppendFiles):
 
     def _cleanup_uncommitted(self) -> None:
         pass
+
+
+class _FencedAppendFiles(_FencedFiles, _MergeAppendFiles):
+    """pyiceberg's append, fenced."""
+
+
+class _FencedRewriteFiles(_FencedFiles, _OverwriteFiles):
+    """pyiceberg's overwrite of named files, fenced.
+
+    pyiceberg refuses each attempt that does not find all old files on the head
+    (``_validate_required_deletes``). Its own check of concurrency would refuse
+    an append in between as well.
+    """
+
+    def _validate_concurrency(self) -> None:
+        super()._validate_concurrency()
+        window = self._commit_window
+        if window is None or window.head is None or window.is_empty():
+            return
+        _validate_no_new_deletes_for_data_files(
+            self._transaction._table,
+            window.head,
+            None,
+            self._deleted_data_files,
+            window.base,
+        )
+
+    def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
+        # Without a partition there is nothing to tell manifests apart by, and
+        # pyiceberg would then look for the old files in none of them.
+        if self.spec(spec_id).is_unpartitioned():
+            return lambda manifest: True
+        return super()._build_manifest_evaluator(spec_id)
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        """Merge all small manifests: who compacts files compacts these too."""
+        data = [one for one in manifests if one.content == ManifestContent.DATA]
+        merging: _ManifestMergeManager[Any] = _ManifestMergeManager(
+            target_size_bytes=MANIFEST_BYTES,
+            min_count_to_merge=2,
+            merge_enabled=True,
+            snapshot_producer=self,
+        )
+        others = [one for one in manifests if one.content != ManifestContent.DATA]
+        return merging.merge_manifests(data) + others

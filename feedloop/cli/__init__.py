@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Publish the newest build's lists and features to Redis.",
     "import": "Read a public or your own dataset into the raw tables.",
     "load": "One micro-batch from the log into Iceberg, or one every so often.",
+    "maintain": "Merge small files, expire snapshots, remove orphan files.",
     "serve": "Serve GET /recommendations: HTTP out.",
     "settings": "List every setting, its value and what it is for.",
     "simulate": "A simulated app that reads lists and sends events over HTTP.",

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
-import select
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+import time
+from contextlib import closing
 
 import click
 import msgspec
 
-from feedloop.clock import Clock, clock_from
+from feedloop.cli.periods import Period, StopSignal, stopped_by_signal
+from feedloop.clock import Clock, SystemClock, clock_from
 from feedloop.contracts.log import STREAMS
-from feedloop.errors import Fenced, LogUnavailable
+from feedloop.errors import Fenced, LogUnavailable, MaintenanceFailed
 from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import configure_logging, log_event, progress
 from loaders.loader import LoadReport, load_all
 from loaders.log import open_log
+from loaders.maintenance import maintain
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-class Period(click.ParamType[float]):
-    """``60s``, ``5m`` or ``1h`` as seconds."""
-
-    name = "period"
-
-    def convert(
-        self,
-        value: str | float,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)
-        if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is not a period such as 60s, 5m or 1h.", param, ctx)
-        return float(found[1]) * UNITS[found[2]]
+MAINTENANCE_S = 60.0
+"""What maintenance may take of the loader's time at once."""
 
 
 @click.command(epilog="Example: feedloop load --every 60s")
@@ -55,7 +34,8 @@ def command(every: float | None, as_json: bool) -> None:
 
     Without --every it loads what is there now and ends, for cron. With it,
     there is one structured line a batch, and SIGTERM ends it after the commit
-    that is under way.
+    that is under way. Between two batches it maintains the tables every so
+    often (FEEDLOOP_MAINTAIN_EVERY_S), a minute at a time.
     """
     settings = from_environment()
     clock = clock_from(settings.clock_file)
@@ -103,6 +83,7 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
             if stop.came:
                 raise _Stopped
 
+        maintained = time.monotonic()
         while not stop.came:
             try:
                 load_all(settings, clock, on_batch=tell)
@@ -110,42 +91,24 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
                 log_event("load", "batch left out", reason=str(error))
             except _Stopped:
                 return
+            if 0 < settings.maintain_every_s <= time.monotonic() - maintained:
+                _maintain(settings, stop)
+                maintained = time.monotonic()
             stop.wait(period)
+
+
+def _maintain(settings: Settings, stop: StopSignal) -> None:
+    deadline = time.monotonic() + MAINTENANCE_S
+
+    def go_on() -> bool:
+        return not stop.came and time.monotonic() < deadline
+
+    try:
+        for report in maintain(settings, SystemClock().now(), go_on=go_on):
+            log_event("load", "maintenance", **msgspec.to_builtins(report))
+    except (Fenced, MaintenanceFailed) as error:
+        log_event("load", "maintenance left out", reason=str(error))
 
 
 class _Stopped(Exception):
     """The batch that was under way is committed; there is to be no other."""
-
-
-class StopSignal:
-    """Whether SIGTERM or SIGINT came, and a wait that they end."""
-
-    def __init__(self) -> None:
-        self.came = False
-        # A lock that the main thread may hold can't be taken in a handler.
-        self._woken, self._wake = os.pipe()
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
-        os.write(self._wake, b"!")
-
-    def wait(self, seconds: float) -> None:
-        select.select([self._woken], [], [], seconds)
-
-    def close(self) -> None:
-        os.close(self._woken)
-        os.close(self._wake)
-
-
-@contextmanager
-def stopped_by_signal() -> Iterator[StopSignal]:
-    """SIGTERM and SIGINT are noted, instead of ending the process."""
-    stop = StopSignal()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, stop.handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop.close()

@@ -14,6 +14,8 @@ import pyarrow as pa
 from feedloop.contracts.lists import FEATURE_LOG_SCHEMA, LISTS_SCHEMA
 from feedloop.contracts.log import EVENTS, ITEMS, USERS
 
+DEAD_LETTERS = "dead_letters"
+
 _instant = pa.timestamp("us", "UTC")
 
 _origin = [
@@ -89,21 +91,30 @@ DEAD_LETTERS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RawTable:
-    """``partition_by`` names the timestamp column whose day partitions it."""
+    """``partition_by`` names the timestamp column whose day partitions it,
+    ``sort_by`` the columns by which compaction orders the rows of a file."""
 
     name: str
     schema: pa.Schema
     partition_by: str | None = None
+    sort_by: tuple[str, ...] = ()
 
+
+_by_list = ("generated_at", "rec_id")
 
 RAW_TABLES = {
     table.name: table
     for table in (
-        RawTable(EVENTS, EVENTS_SCHEMA, "occurred_at"),
-        RawTable(ITEMS, ITEMS_SCHEMA),
-        RawTable(USERS, USERS_SCHEMA),
-        RawTable("dead_letters", DEAD_LETTERS_SCHEMA, "ingested_at"),
-        RawTable("lists", LISTS_SCHEMA, "generated_at"),
-        RawTable("feature_log", FEATURE_LOG_SCHEMA, "generated_at"),
+        RawTable(EVENTS, EVENTS_SCHEMA, "occurred_at", ("occurred_at", "event_id")),
+        RawTable(ITEMS, ITEMS_SCHEMA, None, ("item_id", "load_seq")),
+        RawTable(USERS, USERS_SCHEMA, None, ("user_id", "load_seq")),
+        RawTable(DEAD_LETTERS, DEAD_LETTERS_SCHEMA, "ingested_at", ("ingested_at",)),
+        RawTable("lists", LISTS_SCHEMA, "generated_at", ("generated_at", "rec_id")),
+        RawTable(
+            "feature_log",
+            FEATURE_LOG_SCHEMA,
+            "generated_at",
+            ("generated_at", "rec_id"),
+        ),
     )
 }

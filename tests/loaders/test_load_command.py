@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import os
 import signal
-import subprocess
-import sys
 from contextlib import closing
-from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
-from feedloop.cli import group
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog, Message
 from feedloop.errors import WarehouseEmpty
-from feedloop.settings import Settings, to_environment
+from feedloop.settings import Settings
 from loaders.loader import load_all
 from loaders.log import create_topics, open_log
+from tests.loaders.commands import feedloop, lines, start
 from tests.loaders.conftest import NOW
 from tests.loaders.sending import event, event_ids, send
 
@@ -30,23 +25,6 @@ def log(settings: Settings, clock: FixedClock) -> EventLog:
     log = open_log(settings, clock)
     create_topics(log, settings)
     return log
-
-
-def feedloop(settings: Settings, *arguments: str) -> Result:
-    result = CliRunner().invoke(group, arguments, env=to_environment(settings))
-    if result.exit_code:
-        print(result.output)
-    return result
-
-
-def start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "feedloop", *arguments],
-        env=os.environ | to_environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_nothing_to_load_is_said_and_no_failure(settings: Settings) -> None:
@@ -79,12 +57,6 @@ def test_periods_that_are_none(settings: Settings, period: str) -> None:
     result = feedloop(settings, "load", f"--every={period}")
     assert result.exit_code == 2
     assert "60s, 5m or 1h" in result.output
-
-
-def lines(process: subprocess.Popen[str], wanted: int) -> list[dict[str, Any]]:
-    """The next ``wanted`` structured lines of a process."""
-    assert process.stderr is not None
-    return [msgspec.json.decode(process.stderr.readline()) for _ in range(wanted)]
 
 
 def test_every_so_often_until_it_is_told_to_stop(
