@@ -61,7 +61,8 @@ from feedloop.settings import Settings
 
 GRACE_S = 10
 """How long a stopping server waits for the requests it is answering."""
-RETRY_AFTER_S = 1
+RETRY_AFTER = {"Retry-After": "1"}
+"""For the answer about what is away for now."""
 
 
 # --- who may do what ---------------------------------------------------------
@@ -277,7 +278,7 @@ def problem(
     status: int,
     detail: str,
     headers: Mapping[str, str] | None = None,
-    **fields: str,
+    **fields: Any,
 ) -> Response[bytes]:
     """An error's answer: ``{"detail": …}`` and what else helps to mend it."""
     return Response(
@@ -302,7 +303,7 @@ def _invalid(_: Request[Any, Any, Any], error: ValidationException) -> Response[
 
 
 def _away(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    return problem(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+    return problem(503, str(error), RETRY_AFTER)
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -326,22 +327,36 @@ store or log that is away is 503 with ``Retry-After``, validation is 422."""
 
 
 class JsonAnswer:
-    """200 with JSON that is encoded already and that nobody may cache.
+    """An answer of JSON that is encoded already and that nobody may cache.
 
     Litestar's own response takes a third of the time of a request that only
     reads. A handler that returns this is annotated ``ASGIApp``.
     """
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.body = body
+        self.status = status
+        self.headers = headers or {}
 
     async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
             (b"cache-control", b"no-store"),
+            *((k.lower().encode(), v.encode()) for k, v in self.headers.items()),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status,
+                "headers": headers,
+            }
+        )
         await send(
             {"type": "http.response.body", "body": self.body, "more_body": False}
         )

@@ -12,17 +12,18 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, get, post, put
+from litestar import Litestar, Request, Response, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from litestar.types import ASGIApp
+from prometheus_client import CollectorRegistry
 
 from feedloop import __version__
 from feedloop.clock import Clock
 from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Message
-from feedloop.errors import InvalidRecord, LogUnavailable
+from feedloop.errors import InvalidRecord, LogUnavailable, PartlyStored
 from feedloop.http import (
     EXCEPTION_HANDLERS,
     SECURITY,
@@ -32,135 +33,92 @@ from feedloop.http import (
     HttpMetrics,
     Right,
     path_id,
-    problem,
 )
 from feedloop.settings import Settings
 from feedloop.telemetry import log_event
 from loaders.bodies import read_json
+from loaders.collector_answers import (
+    AcceptedEvent,
+    AcceptedItem,
+    AcceptedUser,
+    BatchResult,
+    Problem,
+    answer,
+    broken,
+    refusal,
+    results_of,
+    unavailable,
+)
 from loaders.collector_docs import EventsOperation, ItemOperation, UserOperation
-from loaders.group_append import GroupAppend
+from loaders.collector_metrics import CollectorMetrics
+from loaders.group_append import ANSWER_S, GroupAppend
 from loaders.intake import Accepted, Intake, Refused
 from loaders.log import create_topics
-
-
-class AcceptedEvent(msgspec.Struct, frozen=True):
-    """What the log has. ``event_id`` is the client's own where it sent one."""
-
-    event_id: str
-    accepted: bool = True
-
-
-class EventResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event of a batch; the last two where it was refused."""
-
-    event_id: str | None
-    accepted: bool
-    field: str | None = None
-    reason: str | None = None
-
-
-class BatchResult(msgspec.Struct, frozen=True):
-    """One result an event, in the order in which they were sent."""
-
-    results: list[EventResult]
-    accepted: int
-    rejected: int
-
-
-class AcceptedItem(msgspec.Struct, frozen=True):
-    item_id: str
-    accepted: bool = True
-
-
-class AcceptedUser(msgspec.Struct, frozen=True):
-    user_id: str
-    accepted: bool = True
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """Why a request was refused; ``field`` where it is one field's fault."""
-
-    detail: str
-    field: str = ""
-    reason: str = ""
-
 
 _REFUSALS = {
     400: ResponseSpec(Problem, description="The body is not JSON"),
     401: ResponseSpec(Problem, description="The API key is missing"),
     403: ResponseSpec(Problem, description="The API key does not carry the right"),
     413: ResponseSpec(Problem, description="The body or the batch is too large"),
-    415: ResponseSpec(Problem, description="The body's encoding is not gzip"),
+    415: ResponseSpec(Problem, description="Its encoding is not gzip, or not UTF-8"),
     422: ResponseSpec(Problem, description="It breaks the contract; names the field"),
     429: ResponseSpec(Problem, description="Too many requests; see Retry-After"),
     503: ResponseSpec(Problem, description="The log is away; see Retry-After"),
 }
 
 
-class _Metrics:
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._stored = Counter(
-            "feedloop_messages_stored",
-            "Messages that the log has",
-            ("topic",),
-            registry=registry,
-        )
-        self._at_once = Histogram(
-            "feedloop_append_messages",
-            "Messages that went to the log in one append",
-            buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000),
-            registry=registry,
-        )
-        self.refused = Counter(
-            "feedloop_messages_refused",
-            "Events, items and users that break their contract",
-            ("stream",),
-            registry=registry,
-        )
-        self.waiting = Gauge(
-            "feedloop_messages_waiting",
-            "Messages that were sent and are not stored yet",
-            registry=registry,
-        )
-
-    def appended(self, messages: int, topic: str) -> None:
-        self._stored.labels(topic).inc(messages)
-        self._at_once.observe(messages)
-
-
 class _Collector:
     """From what was sent to an answer, once it is stored."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, log: EventLog, metrics: _Metrics
+        self,
+        settings: Settings,
+        clock: Clock,
+        log: EventLog,
+        registry: CollectorRegistry,
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
         self._log = log
+        self._metrics = CollectorMetrics(registry, lambda: self._appends.waiting)
+        self._appends = GroupAppend(self._append, self._metrics)
         self._has_topics = False
-        self.appends = GroupAppend(self._append, metrics.appended)
+        self._probe: asyncio.Future[None] | None = None
         self.intake = Intake(settings, clock)
 
-    def ensure_topics(self) -> None:
-        """Create what an earlier start could not. Raises ``LogUnavailable``."""
-        create_topics(self._log, self._settings)
-        self._has_topics = True
+    async def ready(self) -> None:
+        """Return where the log answers and has its topics; create those that it
+        lacks. Raises ``LogUnavailable``, in time for whoever asks."""
+        if self._probe is None or self._probe.done():
+            loop = asyncio.get_running_loop()
+            self._probe = loop.run_in_executor(None, self._ensure_topics)
+        done, _ = await asyncio.wait([self._probe], timeout=ANSWER_S)
+        try:
+            if not done:
+                raise LogUnavailable(f"The log has not answered for {ANSWER_S} s.")
+            self._probe.result()
+        except LogUnavailable:
+            self._metrics.away()
+            raise
+        self._metrics.reached()
+
+    async def close(self) -> None:
+        await self._appends.close()
 
     async def events(
         self, sent: Any, caller: Caller, idempotency_key: str | None
-    ) -> Response[bytes]:
+    ) -> ASGIApp:
         batch = sent if isinstance(sent, list) else None
         if isinstance(sent, dict) and "events" in sent:
             batch = sent["events"]
             if not isinstance(batch, list):
-                return problem(422, "events: is not an array", field="events")
+                return refusal(422, "events: is not an array", field="events")
         if batch is None and not isinstance(sent, dict):
-            return problem(400, "The body is neither an event nor an array of events.")
-        one = self.intake.event
+            return refusal(400, "The body is neither an event nor an array of events.")
+        one, now, owner = self.intake.event, self.intake.now(), caller.owner
         if batch is None:
-            return await self._single(one(sent, caller.owner, idempotency_key, 0))
+            return await self._single(one(sent, now, owner, idempotency_key, 0))
         if not batch:
-            return problem(422, "The batch holds no event.", field="events")
+            return refusal(422, "The batch holds no event.", field="events")
         most = self._settings.max_batch_events
         if len(batch) > most:
             raise HTTPException(
@@ -169,67 +127,68 @@ class _Collector:
             )
         return await self._batch(
             [
-                one(event, caller.owner, idempotency_key, index)
+                one(event, now, owner, idempotency_key, index)
                 for index, event in enumerate(batch)
             ]
         )
 
     async def record(
-        self, stream: str, check: Callable[[], Message], answer: msgspec.Struct
-    ) -> Response[bytes]:
+        self, stream: str, check: Callable[[], Message], accepted: msgspec.Struct
+    ) -> ASGIApp:
         """Store a version of an item or a user."""
         try:
             message = check()
         except InvalidRecord as error:
-            self._metrics.refused.labels(stream).inc()
-            return _broken(error.field, error.reason)
+            self._metrics.refused(stream, error.field)
+            return broken(error.field, error.reason)
         await self._store(stream, [message])
-        return _accepted(answer)
+        return answer(202, accepted)
 
-    async def _single(self, event: Accepted | Refused) -> Response[bytes]:
+    async def _single(self, event: Accepted | Refused) -> ASGIApp:
         if isinstance(event, Refused):
-            self._metrics.refused.labels(EVENTS).inc()
-            return _broken(event.field, event.reason)
-        await self._store(EVENTS, [event.message])
-        return _accepted(AcceptedEvent(event.event_id))
+            self._metrics.refused(EVENTS, event.field)
+            return broken(event.field, event.reason)
+        try:
+            await self._store(EVENTS, [event.message])
+        except LogUnavailable as error:
+            return unavailable(error, AcceptedEvent(event.event_id, accepted=False))
+        return answer(202, AcceptedEvent(event.event_id))
 
-    async def _batch(self, events: list[Accepted | Refused]) -> Response[bytes]:
+    async def _batch(self, events: list[Accepted | Refused]) -> ASGIApp:
         good = [event.message for event in events if isinstance(event, Accepted)]
-        bad = len(events) - len(good)
-        self._metrics.refused.labels(EVENTS).inc(bad)
-        if good:
+        for event in events if len(good) < len(events) else ():
+            if isinstance(event, Refused):
+                self._metrics.refused(EVENTS, event.field)
+        if not good:
+            return answer(422, results_of(events, ()))
+        try:
             await self._store(EVENTS, good)
-        result = BatchResult([_result(event) for event in events], len(good), bad)
-        return _accepted(result) if good else _answer(422, result)
+        except LogUnavailable as error:
+            stored = error.stored if isinstance(error, PartlyStored) else ()
+            result = results_of(events, stored or [False] * len(good), str(error))
+            return unavailable(error, result)
+        return answer(202, results_of(events, [True] * len(good)))
+
+    async def _store(self, stream: str, messages: list[Message]) -> None:
+        try:
+            await self._appends.append(self._settings.topic(stream), messages)
+        except LogUnavailable as error:
+            stored = sum(error.stored) if isinstance(error, PartlyStored) else 0
+            self._metrics.unstored(stream, len(messages) - stored)
+            raise
 
     def _append(self, topic: str, messages: Sequence[Message]) -> None:
         if not self._has_topics:
-            self.ensure_topics()
-        self._log.append(topic, messages)
+            self._ensure_topics()
+        try:
+            self._log.append(topic, messages)
+        except LogUnavailable:
+            self._has_topics = False  # a topic may have been deleted
+            raise
 
-    async def _store(self, stream: str, messages: list[Message]) -> None:
-        await self.appends.append(self._settings.topic(stream), messages)
-
-
-def _result(event: Accepted | Refused) -> EventResult:
-    if isinstance(event, Accepted):
-        return EventResult(event.event_id, True)
-    return EventResult(event.event_id, False, event.field, event.reason)
-
-
-def _answer(status: int, content: Any) -> Response[bytes]:
-    return Response(
-        msgspec.json.encode(content), status_code=status, media_type=MediaType.JSON
-    )
-
-
-def _accepted(content: Any) -> Response[bytes]:
-    return _answer(202, content)
-
-
-def _broken(field: str, reason: str) -> Response[bytes]:
-    detail = f"{field}: {reason}" if field else reason
-    return problem(422, detail, field=field, reason=reason)
+    def _ensure_topics(self) -> None:
+        create_topics(self._log, self._settings)
+        self._has_topics = True
 
 
 def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
@@ -237,18 +196,17 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
     503 meanwhile. ``log`` stays the caller's to close."""
     access = Access(settings)
     http_metrics = HttpMetrics(CollectorRegistry())
-    metrics = _Metrics(http_metrics.registry)
-    collector = _Collector(settings, clock, log, metrics)
+    collector = _Collector(settings, clock, log, http_metrics.registry)
     intake = collector.intake
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         try:
-            await asyncio.to_thread(collector.ensure_topics)
+            await collector.ready()
         except LogUnavailable as error:
             log_event("collector", "log unavailable", reason=str(error))
         yield
-        await collector.appends.close()
+        await collector.close()
 
     @post(
         "/events",
@@ -264,7 +222,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         | _REFUSALS,
         security=SECURITY,
     )
-    async def events(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def events(request: Request[Any, Any, Any]) -> ASGIApp:
         caller = access.admit(request.scope["headers"], Right.COLLECT)
         sent = await read_json(request, settings.max_body_bytes)
         key = request.headers.get("idempotency-key")
@@ -279,7 +237,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         | _REFUSALS,
         security=SECURITY,
     )
-    async def items(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def items(request: Request[Any, Any, Any]) -> ASGIApp:
         access.admit(request.scope["headers"], Right.WRITE)
         item_id = path_id(request.scope, "/items/")
         sent = await read_json(request, settings.max_body_bytes)
@@ -296,7 +254,7 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         | _REFUSALS,
         security=SECURITY,
     )
-    async def users(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def users(request: Request[Any, Any, Any]) -> ASGIApp:
         access.admit(request.scope["headers"], Right.WRITE)
         user_id = path_id(request.scope, "/users/")
         sent = await read_json(request, settings.max_body_bytes)
@@ -310,12 +268,11 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
 
     @get("/readyz", summary="Whether events can be stored")
     async def readyz() -> dict[str, str]:
-        await asyncio.to_thread(collector.ensure_topics)
+        await collector.ready()
         return {"status": "ok"}
 
     @get("/metrics", include_in_schema=False)
     async def prometheus() -> Response[bytes]:
-        metrics.waiting.set(collector.appends.waiting)
         return http_metrics.exposition()
 
     app = Litestar(

@@ -46,16 +46,26 @@ class Intake:
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
         self._clock = clock
 
+    def now(self) -> datetime:
+        """The clock's time as a log keeps it, in milliseconds."""
+        now = self._clock.now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
     def event(
-        self, sent: Any, owner: str, idempotency_key: str | None, index: int
+        self,
+        sent: Any,
+        now: datetime,
+        owner: str,
+        idempotency_key: str | None,
+        index: int,
     ) -> Accepted | Refused:
         """One event of a request, the ``index``-th of its batch.
 
-        Without an ``event_id`` the event gets one: always the same one for the
-        same idempotency key of the same owner, else a random one.
+        ``now``: what the log will say of when it came. Without an ``event_id``
+        the event gets one: always the same one for the same idempotency key of
+        the same owner, else a random one.
         """
         event_id: str | None = None
-        now = self._now()
         try:
             event = normalise(_object(sent))
             brought = event.get("event_id")
@@ -87,12 +97,7 @@ class Intake:
             )
         value = _canonical(record)
         decode(value)
-        return Message(path_id, value, self._now())
-
-    def _now(self) -> datetime:
-        """The clock's time as a log keeps it, in milliseconds."""
-        now = self._clock.now()
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return Message(path_id, value, self.now())
 
 
 def _object(sent: Any) -> dict[str, Any]:

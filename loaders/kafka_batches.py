@@ -35,7 +35,7 @@ class BatchFuture:
     def __init__(self, batch: ProducerBatch) -> None:
         self._produced = batch.produce_future
         self._records: dict[int, FutureRecordMetadata] = {}
-        self._count = batch.record_count
+        self._count: int = batch.record_count
 
     # The client asks a batch for its records' futures when it splits it.
     def __len__(self) -> int:

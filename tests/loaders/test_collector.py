@@ -14,9 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,57 +24,28 @@ import pytest
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import Batch, EventLog, Message, TopicState
 from feedloop.errors import LogUnavailable
-from feedloop.http import running
-from feedloop.settings import Settings, from_environment, to_environment
+from feedloop.settings import Settings, to_environment
 from loaders import group_append
-from loaders.collector import create_app
 from loaders.loader import load_all
 from loaders.log import open_log
+from tests.loaders.collecting import (
+    COLLECT,
+    EVENT,
+    ITEM,
+    USER,
+    WRITE,
+    problem_of,
+    serving,
+    stored,
+)
 from tests.loaders.conftest import NOW
 from tests.loaders.sending import event_ids, rows
-from tests.support.kafka_broker import KafkaBroker
-
-COLLECT = {"X-API-Key": "dev-collect"}
-WRITE = {"X-API-Key": "dev-write"}
-EVENT = {
-    "event_id": "e1",
-    "user_id": "u1",
-    "item_id": "i1",
-    "event_type": "click",
-    "occurred_at": "2026-03-01T11:00:00Z",
-}
-ITEM = {"category": "news", "published_at": "2026-02-01T00:00:00Z"}
-USER = {"created_at": "2026-02-01T00:00:00Z"}
-
-
-@contextmanager
-def serving(
-    settings: Settings, clock: FixedClock, log: EventLog | None = None
-) -> Iterator[httpx.Client]:
-    with closing(log or open_log(settings, clock)) as chosen:
-        app = create_app(settings, chosen, clock)
-        with running(app) as url, httpx.Client(base_url=url, headers=COLLECT) as client:
-            yield client
 
 
 @pytest.fixture
 def client(settings: Settings, clock: FixedClock) -> Iterator[httpx.Client]:
     with serving(settings, clock) as client:
         yield client
-
-
-def stored(settings: Settings, stream: str = "events") -> list[dict[str, Any]]:
-    """What the log holds, in the order of time."""
-    with closing(open_log(settings, FixedClock(NOW))) as log:
-        batch = log.read(settings.topic(stream), {}, 10_000)
-    return [msgspec.json.decode(record.value or b"null") for record in batch.records]
-
-
-def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    body: dict[str, Any] = answer.json()
-    assert isinstance(body["detail"], str)
-    assert body["detail"]
-    return body
 
 
 # --- events ------------------------------------------------------------------
@@ -573,32 +542,6 @@ def test_no_space_is_503_and_then_202_again(
     assert [event["event_id"] for event in stored(settings)] == ["e1", "e2"]
 
 
-def test_kafka_away_at_the_start_then_there_then_away(
-    tmp_path: Path, clock: FixedClock
-) -> None:
-    broker = KafkaBroker(tmp_path / "kafka")
-    settings = from_environment(
-        {},
-        home=str(tmp_path),
-        namespace="t1",
-        log="kafka",
-        kafka_bootstrap=broker.bootstrap,
-    )
-    with serving(settings, clock) as client:
-        assert client.post("/events", json=EVENT).status_code == 503
-        assert client.get("/readyz").status_code == 503
-        assert client.get("/healthz").status_code == 200
-        with broker:
-            # no one but the client's own request creates the topics
-            assert client.post("/events", json=EVENT).status_code == 202
-            assert client.get("/readyz").status_code == 200
-            assert stored(settings) == [EVENT]
-            broker.kill()
-            late = client.post("/events", json=EVENT | {"event_id": "e2"})
-            assert late.status_code == 503
-            assert "Retry-After" in late.headers
-
-
 # --- the rest ----------------------------------------------------------------
 
 
@@ -610,7 +553,10 @@ def test_health_and_metrics(client: httpx.Client) -> None:
     text = client.get("/metrics").text
     for line in (
         'feedloop_messages_stored_total{topic="t1.events"} 1.0',
-        'feedloop_messages_refused_total{stream="events"} 2.0',
+        'feedloop_messages_refused_total{field="event_type",stream="events"} 1.0',
+        'feedloop_messages_refused_total{field="user_id",stream="events"} 1.0',
+        "feedloop_append_seconds_count 1.0",
+        "feedloop_log_away_seconds 0.0",
         "feedloop_append_messages_count 1.0",
         "feedloop_messages_waiting 0.0",
         'feedloop_http_requests_total{method="POST",path="/events",status="202"} 1.0',

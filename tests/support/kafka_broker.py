@@ -14,6 +14,7 @@ import base64
 import errno
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -103,6 +104,15 @@ class KafkaBroker:
             self._process.kill()
             self._process.wait()
 
+    def pause(self) -> None:
+        """Connections are still taken, and nothing on them is answered."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def __enter__(self) -> KafkaBroker:
         return self.start()
 
@@ -137,6 +147,8 @@ class KafkaBroker:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            # compaction looks for work each 15 s by default
+            "log.cleaner.backoff.ms": 100,
             # the default takes 128 MB of heap
             "log.cleaner.dedupe.buffer.size": 4 << 20,
             "log.retention.ms": -1,
