@@ -11,6 +11,7 @@ FeedloopError                 one sentence that says what happened and what to d
 │   │   └── PartlyStored      some of the messages are stored; says which
 │   ├── OffsetsLost           committed offsets are no longer in the log
 │   └── TopicRecreated        the topic is not the one the table was loaded from
+├── LossNotAccepted           nobody said that records may be skipped
 ├── Fenced                    another loader committed first; nothing was written
 ├── OffsetHistoryExpired      the snapshot that held the offsets was expired
 ├── MaintenanceFailed         tables can't be maintained; they are as they were
@@ -83,6 +84,10 @@ class OffsetsLost(LogError):
 
 
 class TopicRecreated(LogError):
+    pass
+
+
+class LossNotAccepted(FeedloopError):
     pass
 
 

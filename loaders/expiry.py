@@ -60,11 +60,12 @@ def expirable(
 
 
 def _offsets_at(line: list[Snapshot]) -> int:
+    """Where in ``line`` the offsets are, its end where they are nowhere."""
     for number, snapshot in enumerate(line):
         summary = snapshot.summary
         if summary is not None and LOADS in summary.additional_properties:
             return number
-    return 0
+    return len(line) - 1
 
 
 def expire(

@@ -170,8 +170,8 @@ def committed(metadata: TableMetadata) -> Mapping[str, Position]:
         raise OffsetHistoryExpired(
             f"The snapshot of {metadata.location} that held the loaded offsets was "
             "expired, so that it is not known where to go on; roll the table back "
-            "to a snapshot that has the property "
-            f"{LOADS}, or start again under another FEEDLOOP_NAMESPACE."
+            f"to a snapshot that has the property {LOADS}, or read all that the log "
+            "has once more with `feedloop load --accept-loss STREAM`."
         )
     return {}
 
@@ -205,7 +205,33 @@ class OffsetFence:
 
     def summary(self, metadata: TableMetadata) -> dict[str, str]:
         # The other streams' positions go along: the head must hold them all.
-        return _loads(dict(committed(metadata)) | {self._stream: self._end})
+        return with_position(committed(metadata), self._stream, self._end)
+
+
+def with_position(
+    positions: Mapping[str, Position], stream: str, end: Position
+) -> dict[str, str]:
+    """The summary of a commit that leaves ``stream`` at ``end``."""
+    return _loads(dict(positions) | {stream: end})
+
+
+class HeadFence:
+    """Lets a commit build only on the head on which its author looked."""
+
+    def __init__(self, table: Table) -> None:
+        self._seen = _head(table.metadata)
+
+    def check(self, metadata: TableMetadata) -> None:
+        if _head(metadata) != self._seen:
+            raise ValidationException("another process committed in between")
+
+    def summary(self, metadata: TableMetadata) -> dict[str, str]:
+        return _loads(committed(metadata))
+
+
+def _head(metadata: TableMetadata) -> int | None:
+    snapshot = metadata.current_snapshot()
+    return snapshot.snapshot_id if snapshot else None
 
 
 class OffsetsKept:
@@ -219,7 +245,8 @@ class OffsetsKept:
 
 
 def _loads(positions: Mapping[str, Position]) -> dict[str, str]:
-    return {LOADS: msgspec.json.encode(positions).decode()} if positions else {}
+    """Also where there are none, so that older snapshots may be expired."""
+    return {LOADS: msgspec.json.encode(positions).decode()}
 
 
 class FencedAppend:

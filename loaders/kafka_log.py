@@ -181,8 +181,8 @@ class KafkaLog:
         except OffsetOutOfRangeError as error:
             raise OffsetsLost(
                 f"Kafka no longer has the offsets of {topic} to read on from "
-                f"({error}); restore the topic, or start again under another "
-                "FEEDLOOP_NAMESPACE."
+                f"({error}); run `feedloop load` again, which says what is missing "
+                "and how to go on without it."
             ) from error
         except UnknownTopicOrPartitionError as error:
             raise LogUnavailable(

@@ -18,8 +18,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, TopicState
-from feedloop.errors import OffsetsLost, TopicRecreated
+from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog
+from feedloop.contracts.tables import DEAD_LETTERS
 from feedloop.settings import Settings
 from loaders.decode import Decoded, decoder
 from loaders.dedupe import first_of_each, not_yet_in
@@ -33,8 +33,8 @@ from loaders.iceberg import (
     open_table,
 )
 from loaders.log import open_log
+from loaders.losses import refuse
 
-DEAD_LETTERS = "dead_letters"
 # so that whoever reads the tables meanwhile finds an event's item and user
 CATALOGUE_FIRST = (ITEMS, USERS, EVENTS)
 READ_RECORDS = 50_000
@@ -100,7 +100,7 @@ class Loader:
 
         # 2. The log must be the same and still have what comes next.
         state = self._log.state(self._topic)
-        self._check(state, start)
+        refuse(self._settings, self._stream, state, start)
         if state is None:
             return self._nothing({})
         offsets: Offsets = start.offsets if start else state.beginning
@@ -138,44 +138,6 @@ class Loader:
             offsets_to=following,
             load_seq=load_seq,
         )
-
-    def _check(self, state: TopicState | None, start: Position | None) -> None:
-        if start is None:
-            return
-        table = f"{self._settings.raw_schema}.{self._stream}"
-        choice = (
-            "restore it, or start again under another FEEDLOOP_NAMESPACE (what "
-            f"{table} holds stays as it is)"
-        )
-        if state is None:
-            raise OffsetsLost(
-                f"The log has no topic {self._topic} any more, from which {table} "
-                f"was loaded; {choice}."
-            )
-        if state.topic_id != start.topic_id:
-            raise TopicRecreated(
-                f"{self._topic} was deleted and made anew since {table} was last "
-                f"loaded (topic id {state.topic_id}, not {start.topic_id}), so that "
-                f"its offsets mean other records; {choice}."
-            )
-        for partition, offset in start.offsets.items():
-            beginning = state.beginning.get(partition)
-            end = state.end.get(partition)
-            if beginning is None or end is None:
-                raise OffsetsLost(
-                    f"{self._topic} has lost its partition {partition}; {choice}."
-                )
-            if offset < beginning:
-                raise OffsetsLost(
-                    f"{self._topic} no longer has the offsets {offset} to "
-                    f"{beginning - 1} of partition {partition}, which were never "
-                    f"loaded; {choice}."
-                )
-            if offset > end:
-                raise OffsetsLost(
-                    f"{table} was loaded up to offset {offset} of partition "
-                    f"{partition} of {self._topic}, which ends at {end}; {choice}."
-                )
 
     def _read(self, offsets: Offsets, load_seq: int) -> tuple[list[Decoded], Offsets]:
         left = self._settings.load_max_events

@@ -13,9 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import ValidationException
 from pyiceberg.table import Table
-from pyiceberg.table.metadata import TableMetadata
 
 from feedloop.contracts.builds import (
     FEATURE_LOG_FILE,
@@ -26,25 +24,17 @@ from feedloop.contracts.builds import (
 from feedloop.contracts.tables import RAW_TABLES
 from feedloop.errors import Fenced
 from feedloop.settings import Settings
-from loaders.iceberg import FencedAppend, ensure_tables, open_catalog, open_table
+from loaders.iceberg import (
+    FencedAppend,
+    HeadFence,
+    ensure_tables,
+    open_catalog,
+    open_table,
+)
 
 ROWS_A_FILE = 100_000
 ATTEMPTS = 5
 TABLES = {"lists": LISTS_FILE, "feature_log": FEATURE_LOG_FILE}
-
-
-class HeadFence:
-    """Lets a commit build only on the head on which its author looked."""
-
-    def __init__(self, table: Table) -> None:
-        self._seen = _head(table.metadata)
-
-    def check(self, metadata: TableMetadata) -> None:
-        if _head(metadata) != self._seen:
-            raise ValidationException("another process committed in between")
-
-    def summary(self, metadata: TableMetadata) -> dict[str, str]:
-        return {}
 
 
 @dataclass(frozen=True)
@@ -103,8 +93,3 @@ def _holds(table: Table, path: Path, build_id: str) -> bool:
     at = first["generated_at"][0].as_py().isoformat()
     wanted = f"generated_at = '{at}' and build_id = '{build_id}'"
     return table.scan(wanted, selected_fields=("rec_id",), limit=1).count() > 0
-
-
-def _head(metadata: TableMetadata) -> int | None:
-    snapshot = metadata.current_snapshot()
-    return snapshot.snapshot_id if snapshot else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
+import sys
 import time
 from contextlib import closing
 
@@ -11,11 +14,18 @@ import msgspec
 from feedloop.cli.periods import Period, StopSignal, stopped_by_signal
 from feedloop.clock import Clock, SystemClock, clock_from
 from feedloop.contracts.log import STREAMS
-from feedloop.errors import Fenced, LogUnavailable, MaintenanceFailed
+from feedloop.errors import (
+    Fenced,
+    LogUnavailable,
+    LossNotAccepted,
+    MaintenanceFailed,
+)
 from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import configure_logging, log_event, progress
+from loaders.iceberg import ensure_tables, open_catalog
 from loaders.loader import LoadReport, load_all
 from loaders.log import open_log
+from loaders.losses import Loss, Losses
 from loaders.maintenance import maintain
 
 MAINTENANCE_S = 60.0
@@ -28,17 +38,35 @@ MAINTENANCE_S = 60.0
     type=Period(),
     help="Load again and again, this long apart (60s, 5m, 1h), until SIGTERM.",
 )
+@click.option(
+    "--accept-loss",
+    "accept",
+    multiple=True,
+    type=click.Choice(STREAMS),
+    help="Go on with this stream from what the log has, writing down what is skipped.",
+)
+@click.option("--yes", is_flag=True, help="Accept the loss without being asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the batches as JSON.")
-def command(every: float | None, as_json: bool) -> None:
+def command(
+    every: float | None, accept: tuple[str, ...], yes: bool, as_json: bool
+) -> None:
     """Bring what is in the log into the raw tables, each event exactly once.
 
     Without --every it loads what is there now and ends, for cron. With it,
     there is one structured line a batch, and SIGTERM ends it after the commit
     that is under way. Between two batches it maintains the tables every so
     often (FEEDLOOP_MAINTAIN_EVERY_S), a minute at a time.
+
+    Where the log no longer has what comes next, loading is refused. With
+    --accept-loss it says what will be skipped, asks, writes it to
+    raw.accepted_losses and loads what there is.
     """
     settings = from_environment()
     clock = clock_from(settings.clock_file)
+    if accept and every is not None:
+        raise click.UsageError("Accept a loss first, then load with --every.")
+    for stream in accept:
+        accept_loss(settings, clock, stream, yes)
     if every is not None:
         configure_logging()
         load_every(settings, clock, every)
@@ -57,6 +85,41 @@ def command(every: float | None, as_json: bool) -> None:
         )
     if any(report.dead_letters for report in reports):
         click.echo("See what could not be stored with: feedloop dead-letters")
+
+
+def accept_loss(settings: Settings, clock: Clock, stream: str, yes: bool) -> None:
+    """Say what loading ``stream`` will skip, ask unless ``yes``, and move on.
+
+    Raises ``LossNotAccepted`` where nobody is there to ask.
+    """
+    catalog = open_catalog(settings)
+    ensure_tables(catalog, settings)
+    with closing(open_log(settings, clock)) as log:
+        losses = Losses(settings, catalog, log, stream)
+        found = losses.find()
+        if not found:
+            click.echo(f"{stream}: nothing is lost.", err=True)
+            return
+        for loss in found:
+            click.echo(
+                f"{stream}, partition {loss.partition}: {_skipped(loss)}.", err=True
+            )
+        if not yes:
+            if not sys.stdin.isatty():
+                raise LossNotAccepted(
+                    f"Nothing was accepted for {stream}: nobody is here to be asked; "
+                    "say --yes as well if that is to be skipped."
+                )
+            click.confirm("Go on without these records?", abort=True, err=True)
+        losses.accept(clock.now(), f"{getpass.getuser()}@{socket.gethostname()}")
+
+
+def _skipped(loss: Loss) -> str:
+    if loss.resume is None:
+        where = "it is left out"
+    else:
+        where = f"loading goes on at offset {loss.resume}"
+    return f"{loss.detail}; {where}"
 
 
 def _why_nothing(settings: Settings, clock: Clock) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from feedloop.contracts.lists import FEATURE_LOG_SCHEMA, LISTS_SCHEMA
 from feedloop.contracts.log import EVENTS, ITEMS, USERS
 
-DEAD_LETTERS = "dead_letters"
+DEAD_LETTERS, ACCEPTED_LOSSES = "dead_letters", "accepted_losses"
 
 _instant = pa.timestamp("us", "UTC")
 
@@ -88,6 +88,27 @@ DEAD_LETTERS_SCHEMA = pa.schema(
 )
 """What the loader could not store: the bytes as they came, and why."""
 
+ACCEPTED_LOSSES_SCHEMA = pa.schema(
+    [
+        pa.field("stream", pa.string(), nullable=False),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("log_partition", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("from_offset", pa.int64()),
+        pa.field("to_offset", pa.int64()),
+        pa.field("resumed_at", pa.int64()),
+        pa.field("loaded_topic_id", pa.string()),
+        pa.field("log_topic_id", pa.string(), nullable=False),
+        pa.field("load_seq", pa.int64(), nullable=False),
+        pa.field("accepted_at", _instant, nullable=False),
+        pa.field("accepted_by", pa.string(), nullable=False),
+    ]
+)
+"""What a person decided to go on without: records of ``log_partition`` from
+``from_offset`` to before ``to_offset`` (null: nobody knows), ``resumed_at``
+being where loading went on (null: the partition is gone). ``load_seq`` is the
+commit from which on that holds."""
+
 
 @dataclass(frozen=True)
 class RawTable:
@@ -109,6 +130,7 @@ RAW_TABLES = {
         RawTable(ITEMS, ITEMS_SCHEMA, None, ("item_id", "load_seq")),
         RawTable(USERS, USERS_SCHEMA, None, ("user_id", "load_seq")),
         RawTable(DEAD_LETTERS, DEAD_LETTERS_SCHEMA, "ingested_at", ("ingested_at",)),
+        RawTable(ACCEPTED_LOSSES, ACCEPTED_LOSSES_SCHEMA, None, ("accepted_at",)),
         RawTable("lists", LISTS_SCHEMA, "generated_at", ("generated_at", "rec_id")),
         RawTable(
             "feature_log",
