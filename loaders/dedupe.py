@@ -11,8 +11,11 @@ from pyiceberg.table import Table
 
 
 def first_of_each(rows: pa.Table) -> pa.Table:
-    """``rows`` (EVENTS_SCHEMA) without those whose ``event_id`` the log had
-    before, by its time, then by partition and offset."""
+    """``rows`` (EVENTS_SCHEMA) without those whose ``event_id`` the log had before.
+
+    In a partition its order says what was before: clocks go back, and two
+    collectors' clocks differ. Between partitions only the log's time can.
+    """
     ids = rows["event_id"]
     if pc.count_distinct(ids).as_py() == len(ids):
         return rows
@@ -20,9 +23,14 @@ def first_of_each(rows: pa.Table) -> pa.Table:
     return _take(
         rows,
         """
-        select position from batch
+        with first_of_partition as (
+            from batch qualify row_number() over (
+                partition by event_id, log_partition order by log_offset
+            ) = 1
+        )
+        select position from first_of_partition
         qualify row_number() over (
-            partition by event_id order by ingested_at, log_partition, log_offset
+            partition by event_id order by ingested_at, log_partition
         ) = 1
         """,
         batch=batch.append_column("position", _positions(rows)),

@@ -237,13 +237,28 @@ def test_the_first_of_an_event_id_wins(
     loader: Loader, log: EventLog, settings: Settings
 ) -> None:
     # Two users, two partitions: the log's own time says which was first.
-    later = message(event(1, user_id="u0", item_id="later"), NOW)
+    later = message(event(1, user_id="u4", item_id="later"), NOW)
     first = message(event(1, user_id="u1", item_id="first"), NOW - timedelta(hours=1))
     log.append(TOPIC, [later, first])
     assert counts(loader.load_once()) == (1, 0, 1)
     send(log, settings, event(1, item_id="last"))
     assert counts(loader.load_once()) == (0, 0, 1)
     assert [row["item_id"] for row in rows(settings, "events")] == ["first"]
+
+
+@pytest.mark.parametrize("batch", [1, 10], ids=["two batches", "one batch"])
+def test_the_first_wins_also_when_the_clock_went_back_in_between(
+    batch: int, catalog: Catalog, log: EventLog, settings: Settings
+) -> None:
+    """Where a batch ends must not choose between two bodies."""
+    earlier = NOW - timedelta(hours=5)
+    bodies = [event(1, event_value=value) for value in (1.0, 2.0)]
+    messages = [message(bodies[0], NOW), message(bodies[1], earlier)]
+    log.append(settings.topic("events"), messages)
+    limited = msgspec.structs.replace(settings, load_max_events=batch)
+    list(Loader(limited, catalog, log, "events").catch_up())
+    (row,) = rows(settings, "events")
+    assert row["event_value"] == 1.0
 
 
 @pytest.mark.parametrize(("days_apart", "stored"), [(29, 1), (32, 2)])
