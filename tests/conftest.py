@@ -1,8 +1,8 @@
-"""A project that was really built: log, loader, Iceberg, dbt, build folder."""
+"""A project that was really built (log to build folder), and a real Kafka."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from loaders.duckdb_plugin import load_extensions
 from loaders.loader import load_all
 from loaders.log import create_topics, open_log
 from tests.support import checkerboard
+from tests.support.kafka_broker import KafkaBroker
 
 PEOPLE, ITEMS = 40, 40
 VARIABLES = {"als_factors": 8, "train_every_days": 1, "min_cooccurrence": 1}
@@ -93,3 +94,9 @@ def built_project(
     project = make_checkerboard(tmp_path_factory.mktemp("built"))
     project.dbt("build", as_of=checkerboard.END.isoformat(sep=" "))
     return project
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from multiprocessing.process import BaseProcess
@@ -159,21 +158,21 @@ def run_feedloop(
 
     ``react`` (a picklable one) hears of every commit to the catalog.
     """
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    redirect(output)
     for name in [name for name in os.environ if name.startswith("FEEDLOOP_")]:
         del os.environ[name]
     os.environ.update(environment)
     sys.argv = ["feedloop", *arguments]
-    # what it was given by the fork server's parent is not what a shell gives
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.current_thread().name = "MainThread"
     if react is not None:
         watch_commits(react)
     from feedloop.cli import main
 
     main()
+
+
+def redirect(output: Path) -> None:
+    """What this process says goes to the end of ``output``."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)

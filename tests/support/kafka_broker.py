@@ -1,4 +1,4 @@
-"""A real one-node Apache Kafka in KRaft mode, for tests.
+"""A real Apache Kafka in KRaft mode, of one node or of several, for tests.
 
 ::
 
@@ -22,8 +22,10 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from tests.support.jvm import fetch_jars, java
+from tests.support.tcp_proxy import TcpProxy
 
 COORDINATES = ("org.apache.kafka:kafka_2.13:4.4.0", "org.slf4j:slf4j-simple:1.7.36")
 JVM_OPTIONS = (
@@ -59,26 +61,60 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
-class KafkaBroker:
-    """Broker and controller in one process, below ``folder``."""
+class Cluster(NamedTuple):
+    """What the nodes of a cluster know of one another."""
 
-    def __init__(self, folder: Path) -> None:
+    id: str
+    controllers: tuple[int, ...]
+    """The controllers' ports; node ``n`` (from 1) has the ``n``-th."""
+
+
+class KafkaBroker:
+    """Broker and controller in one process, below ``folder``.
+
+    ``advertised`` is a port by which clients that come through a proxy are to
+    come back; the proxy leads to ``behind_proxy``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node: int = 1,
+        cluster: Cluster | None = None,
+        advertised: int | None = None,
+    ) -> None:
         self._folder = folder
-        self._port, self._controller_port = free_ports(2)
+        self._node = node
+        self._cluster = cluster or Cluster(_kafka_uuid(), (*free_ports(1),))
+        self._advertised = advertised
+        self._port, self.behind_proxy = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
+        self._already = 0
         self._log = folder / "broker.log"
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("The broker was never started.")
+        return self._process.pid
+
     def start(self) -> KafkaBroker:
         """Returns once clients are served."""
+        self.spawn()
+        self.await_ready()
+        return self
+
+    def spawn(self) -> None:
         self._write_config()
         classpath = os.pathsep.join(map(str, fetch_jars(*COORDINATES)))
         config = str(self._folder / "server.properties")
         with self._log.open("ab") as log:
-            already = log.tell()
+            self._already = log.tell()
             self._process = subprocess.Popen(
                 [java(), *JVM_OPTIONS, "-cp", classpath, "kafka.Kafka", config],
                 stdin=subprocess.DEVNULL,
@@ -86,8 +122,6 @@ class KafkaBroker:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in pytest must not reach it
             )
-        self._await_ready(self._process, already)
-        return self
 
     def stop(self) -> None:
         if self._process is None:
@@ -127,25 +161,41 @@ class KafkaBroker:
     def _write_config(self) -> None:
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        endpoint = f"PLAINTEXT://127.0.0.1:{self._port}"
-        controller = f"127.0.0.1:{self._controller_port}"
+        nodes = len(self._cluster.controllers)
+        controllers = [f"127.0.0.1:{port}" for port in self._cluster.controllers]
+        listeners = {
+            "DIRECT": (self._port, self._port),
+            "PROXIED": (self.behind_proxy, self._advertised or self.behind_proxy),
+        }
         config = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"{endpoint},CONTROLLER://{controller}",
-            "advertised.listeners": endpoint,
+            "node.id": self._node,
+            "controller.quorum.voters": ",".join(
+                f"{node}@{address}" for node, address in enumerate(controllers, 1)
+            ),
+            "listeners": ",".join(
+                [
+                    *(f"{k}://127.0.0.1:{port}" for k, (port, _) in listeners.items()),
+                    f"CONTROLLER://{controllers[self._node - 1]}",
+                ]
+            ),
+            "advertised.listeners": ",".join(
+                f"{k}://127.0.0.1:{port}" for k, (_, port) in listeners.items()
+            ),
+            "inter.broker.listener.name": "DIRECT",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": (
-                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+                "DIRECT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
             ),
+            "default.replication.factor": nodes,
+            "min.insync.replicas": min(2, nodes),
             "log.dirs": data,
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 1,
-            "offsets.topic.replication.factor": 1,
+            "offsets.topic.replication.factor": nodes,
             "transaction.state.log.num.partitions": 1,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.replication.factor": nodes,
+            "transaction.state.log.min.isr": min(2, nodes),
             "group.initial.rebalance.delay.ms": 0,
             # compaction looks for work each 15 s by default
             "log.cleaner.backoff.ms": 100,
@@ -164,23 +214,69 @@ class KafkaBroker:
         meta = data / "meta.properties"
         if not meta.exists():
             meta.write_text(
-                f"version=1\ncluster.id={_kafka_uuid()}\nnode.id=1\n"
+                f"version=1\ncluster.id={self._cluster.id}\nnode.id={self._node}\n"
                 f"directory.id={_kafka_uuid()}\n"
             )
 
-    def _await_ready(self, process: subprocess.Popen[bytes], already: int) -> None:
+    def await_ready(self) -> None:
+        """Return once clients are served."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            text = self._log.read_bytes()[already:]
+            text = self._log.read_bytes()[self._already :]
             if READY in text:
                 return
-            if process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 break
             time.sleep(0.05)
         self.kill()
         raise RuntimeError(
             f"Kafka did not start: {self._log.read_text(errors='replace')[-3000:]}"
         )
+
+
+class KafkaCluster:
+    """``nodes`` brokers, each with a proxy of its own before it.
+
+    Topics have a replica on each, and an append is acknowledged once two of
+    them have it (one, where there is just one).
+    """
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        cluster = Cluster(_kafka_uuid(), tuple(free_ports(nodes)))
+        ports = free_ports(nodes)
+        self.brokers = [
+            KafkaBroker(
+                folder / f"node{node}", node=node, cluster=cluster, advertised=port
+            )
+            for node, port in enumerate(ports, 1)
+        ]
+        self.proxies = [
+            TcpProxy(port, broker.behind_proxy)
+            for port, broker in zip(ports, self.brokers, strict=True)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    @property
+    def through_proxies(self) -> str:
+        return ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
+
+    def __enter__(self) -> KafkaCluster:
+        with ExitStack() as stack:
+            for broker in self.brokers:
+                stack.callback(broker.kill)
+                broker.spawn()
+            for broker in self.brokers:
+                broker.await_ready()
+            for proxy in self.proxies:
+                stack.enter_context(proxy)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _kafka_uuid() -> str:

@@ -7,10 +7,11 @@ them, and at the end of every run all that was acknowledged is in the table.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,16 +24,21 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from kafka import KafkaAdminClient, KafkaProducer
 
-from feedloop.clock import FileClock, clock_from
+from feedloop.clock import FileClock, SystemClock, clock_from
 from feedloop.contracts.log import EVENTS, Message
+from feedloop.contracts.tables import RAW_TABLES
 from feedloop.errors import Fenced
 from feedloop.http import running
 from feedloop.settings import Settings, from_environment, to_environment
 from loaders.collector import create_app
+from loaders.compaction import CompactionPolicy, compact
+from loaders.expiry import expire
 from loaders.iceberg import Position, committed, ensure_tables, open_catalog, open_table
 from loaders.loader import load_all
 from loaders.log import open_log
+from loaders.orphans import remove_orphans
 from tests.support import children
 from tests.support.children import Effect, Trap, When
 from tests.torture.ledger import Body, Ledger
@@ -79,6 +85,22 @@ def load_until(environment: Mapping[str, str], calls: int) -> None:
     """In a process of its own: load, and die at the ``calls``-th call."""
     children.die_at_call(calls)
     load(environment, None)
+
+
+def maintain(environment: Mapping[str, str], calls: int | None) -> None:
+    """Merge whatever can be merged and keep no snapshot but the heads.
+
+    With ``calls`` it is in a process of its own, and dies at that call.
+    """
+    settings = from_environment(environment)
+    catalog = open_catalog(settings)
+    if calls is not None:
+        children.die_at_call(calls)
+    for name in TABLES:
+        opened = partial(open_table, catalog, settings, name)
+        expire(opened, timedelta(0), 1, SystemClock().now())
+        policy = CompactionPolicy(target_bytes=64 << 20, min_files=2)
+        compact(opened, RAW_TABLES[name].sort_by, policy)
 
 
 def append_until(
@@ -230,10 +252,9 @@ class Pipeline(RuleBasedStateMachine):
 
     @rule(trap=deadly | unheard)
     def loader_trips_at_a_commit(self, trap: Trap) -> None:
-        reached, go_on = (
-            multiprocessing.get_context("forkserver").Event() for _ in "ab"
-        )
-        self.end(children.start(load, self.environment, trap, reached, go_on))
+        context = children.context()
+        events = context.Event(), context.Event()
+        self.end(children.start(load, self.environment, trap, *events))
 
     @precondition(lambda self: len(self.asleep) < 2)
     @rule(table=st.sampled_from(TABLES))
@@ -255,6 +276,25 @@ class Pipeline(RuleBasedStateMachine):
         process, go_on = self.asleep.pop(index % len(self.asleep))
         go_on.set()
         self.end(process, may_be_killed=False)
+
+    # --- maintaining ---------------------------------------------------------
+
+    @rule()
+    def maintain(self) -> None:
+        maintain(self.environment, None)
+
+    @rule(calls=st.integers(1, CALLS_OF_A_LOAD))
+    def maintenance_dies_anywhere(self, calls: int) -> None:
+        self.end(children.start(maintain, self.environment, calls))
+
+    @precondition(lambda self: not self.asleep)
+    @rule()
+    def remove_orphans(self) -> None:
+        """As if it were tomorrow: all that was left behind is old by then."""
+        tomorrow = SystemClock().now() + timedelta(days=1)
+        for name in TABLES:
+            opened = partial(open_table, self.catalog, self.settings, name)
+            remove_orphans(opened, timedelta(hours=1), timedelta(hours=1), tomorrow)
 
     # --- what else happens ---------------------------------------------------
 
@@ -303,3 +343,45 @@ class Pipeline(RuleBasedStateMachine):
             for process, _ in self.asleep:
                 process.kill()
             self.stack.close()
+
+
+class KafkaPipeline(Pipeline):
+    """On a real broker: transactions, and partitions that are added."""
+
+    bootstrap: ClassVar[str]
+
+    def named(self) -> dict[str, Any]:
+        return {
+            "namespace": f"t{uuid.uuid4().hex[:12]}",
+            "log": "kafka",
+            "kafka_bootstrap": self.bootstrap,
+        }
+
+    @rule(count=some, committed=st.booleans())
+    def send_in_a_transaction(self, count: int, committed: bool) -> None:
+        """Aborted, it never was; committed, it is as good as a 202."""
+        bodies = self.events(count)
+        topic = self.settings.topic(EVENTS)
+        producer = KafkaProducer(
+            bootstrap_servers=self.bootstrap, transactional_id=topic, acks="all"
+        )
+        with closing(producer):
+            producer.init_transactions()
+            producer.begin_transaction()
+            for one in bodies:
+                value = msgspec.json.encode(one)
+                producer.send(topic, key=one["user_id"].encode(), value=value)
+            producer.flush()
+            if not committed:
+                producer.abort_transaction()
+                return
+            self.ledger.sending(bodies)
+            producer.commit_transaction()
+            self.ledger.told([one["event_id"] for one in bodies])
+
+    @rule()
+    def add_a_partition(self) -> None:
+        topic = self.settings.topic(EVENTS)
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
+            now = len(admin.describe_topics([topic])[0]["partitions"])
+            admin.create_partitions({topic: now + 1})

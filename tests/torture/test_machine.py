@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.torture.machine import Pipeline
+from tests.support.kafka_broker import KafkaBroker
+from tests.torture.machine import KafkaPipeline, Pipeline
 
 
 def budget(runs: int, steps: int) -> settings:
@@ -27,4 +28,12 @@ def test_on_the_file_log(tmp_path: Path) -> None:
     class OnFiles(Pipeline):
         folder = tmp_path
 
-    run_state_machine_as_test(OnFiles, settings=budget(runs=6, steps=25))
+    run_state_machine_as_test(OnFiles, settings=budget(runs=5, steps=25))
+
+
+def test_on_kafka(kafka: KafkaBroker, tmp_path: Path) -> None:
+    class OnKafka(KafkaPipeline):
+        folder = tmp_path
+        bootstrap = kafka.bootstrap
+
+    run_state_machine_as_test(OnKafka, settings=budget(runs=2, steps=25))
