@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Meta
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import Batch, Message, Record, TopicState
+from feedloop.contracts.log import Batch, Message, Record, Records, TopicState
 from feedloop.errors import LogUnavailable, OffsetsLost
 from loaders.instants import LAST_MS, milliseconds
 
@@ -129,7 +129,7 @@ class FileLog:
                     records.append(record)
                     following[p] = after
                     share -= 1
-            return Batch(records, following)
+            return Batch([Records.of(records)], following)
 
     def close(self) -> None:
         """Nothing stays open between calls."""

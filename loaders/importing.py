@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import STREAMS, EventLog, Record
+from feedloop.contracts.log import STREAMS, EventLog, Record, Records
 from feedloop.errors import ImportFailed
 from feedloop.settings import Settings
 from feedloop.telemetry import Advance
@@ -214,10 +214,10 @@ def _bad_rows(
     settings: Settings, clock: Clock, stream: str, built: Built, count: int
 ) -> list[_BadRow]:
     """Those of the first ``count`` rows that would become dead letters."""
-    records = [
+    records = Records.of(
         Record(0, index, milliseconds(message, clock), message.key, message.value)
         for index, message in enumerate(built.messages[:count])
-    ]
+    )
     dead = decoder(stream, settings).decode(records, load_seq=0).dead.to_pylist()
     return [
         _BadRow(

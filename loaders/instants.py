@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from feedloop.clock import Clock
 from feedloop.contracts.log import Message
 
@@ -25,3 +28,9 @@ def instant(ms: int) -> datetime | None:
     if not 0 <= ms <= LAST_MS:
         return None
     return EPOCH + timedelta(milliseconds=ms)
+
+
+def usable(timestamps_ms: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of them ``instant`` knows."""
+    known: NDArray[np.bool_] = (timestamps_ms >= 0) & (timestamps_ms <= LAST_MS)
+    return known

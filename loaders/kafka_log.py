@@ -7,7 +7,6 @@ against a real broker.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,14 +20,12 @@ from kafka.errors import (
 )
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import Batch, Message, Record, TopicState
+from feedloop.contracts.log import Batch, Message, TopicState
 from feedloop.errors import LogUnavailable, OffsetsLost
 from loaders.kafka_append import KafkaAppender
 from loaders.kafka_clients import CONNECTION, connect
+from loaders.kafka_reader import KafkaReader
 
-POLL_RECORDS = 500
-POLL_MS = 200
-STALLED_S = 10.0
 UNKNOWN_TOPIC = 3
 
 CONSUMER = CONNECTION | {
@@ -37,7 +34,6 @@ CONSUMER = CONNECTION | {
     "auto_offset_reset": "none",  # any other value skips what was lost, silently
     "isolation_level": "read_committed",
     "check_crcs": True,
-    "max_poll_records": POLL_RECORDS,
     # a batch never waits for what is not there yet
     "fetch_max_wait_ms": 20,
     "metrics_enabled": False,
@@ -54,7 +50,7 @@ class KafkaLog:
         self._clients: dict[type, Any] = {}
         # Kafka's consumer and admin client serve one thread at a time.
         self._lock = threading.RLock()
-        self._positions: dict[TopicPartition, int] = {}
+        self._reader: KafkaReader | None = None
 
     def create(self, topic: str, *, compacted: bool = False) -> None:
         policy = "compact" if compacted else "delete"
@@ -95,18 +91,17 @@ class KafkaLog:
             found = self._describe(topic)
             if found is None:
                 raise UnknownTopicOrPartitionError(topic)
-            partitions = _partitions_of(topic, found)
             consumer = self._consumer
-            ends = consumer.end_offsets(partitions)
-            beginnings = consumer.beginning_offsets(partitions)
-            starts = {
-                tp: offsets.get(tp.partition, beginnings[tp]) for tp in partitions
-            }
-            for tp, start in starts.items():
-                if not beginnings[tp] <= start <= ends[tp]:
-                    raise OffsetOutOfRangeError(f"{tp.partition}: {start}")
-            self._seek(starts)
-            return self._poll(starts, ends, limit)
+            if self._reader is None:
+                self._reader = KafkaReader(consumer)
+            try:
+                return self._reader.read(_partitions_of(topic, found), offsets, limit)
+            except KafkaError:
+                # what it has fetched may be broken: the next read starts anew
+                self._reader = None
+                del self._clients[KafkaConsumer]
+                consumer.close(autocommit=False)
+                raise
 
     def close(self) -> None:
         self._appender.close()
@@ -114,45 +109,7 @@ class KafkaLog:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
-
-    def _seek(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Go to ``starts``, keeping what is fetched where it already is."""
-        if self._positions.keys() != starts.keys():
-            self._consumer.assign(list(starts))
-            self._positions = {}
-        for tp, start in starts.items():
-            if self._positions.get(tp) != start:
-                self._consumer.seek(tp, start)
-        self._positions = dict(starts)
-
-    def _poll(
-        self,
-        starts: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int],
-        limit: int,
-    ) -> Batch:
-        consumer = self._consumer
-        reached = dict(starts)
-        records: list[Record] = []
-        last_progress = time.monotonic()
-        while len(records) < limit:
-            waiting = [tp for tp in ends if reached[tp] < ends[tp]]
-            if not waiting:
-                break
-            consumer.pause(*(tp for tp in ends if tp not in waiting))
-            consumer.resume(*waiting)
-            most = min(POLL_RECORDS, limit - len(records))
-            for tp, found in consumer.poll(POLL_MS, max_records=most).items():
-                records += [_record(r) for r in found if r.offset < ends[tp]]
-            # The position passes transaction markers, which no record shows.
-            at = {tp: consumer.position(tp) for tp in ends}
-            if at != self._positions:
-                last_progress = time.monotonic()
-            elif time.monotonic() - last_progress > STALLED_S:
-                raise KafkaError(f"nothing came for {STALLED_S:.0f} s")
-            self._positions = at
-            reached = {tp: min(at[tp], end) for tp, end in ends.items()}
-        return Batch(records, {tp.partition: at for tp, at in reached.items()})
+            self._reader = None
 
     def _describe(self, topic: str) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] = self._admin.describe_topics([topic])[0]
@@ -200,14 +157,3 @@ class KafkaLog:
 def _partitions_of(topic: str, found: Mapping[str, Any]) -> list[TopicPartition]:
     indexes = sorted(entry["partition_index"] for entry in found["partitions"])
     return [TopicPartition(topic, index) for index in indexes]
-
-
-def _record(message: Any) -> Record:
-    key = message.key
-    return Record(
-        message.partition,
-        message.offset,
-        message.timestamp,
-        None if key is None else key.decode(errors="backslashreplace"),
-        message.value,
-    )

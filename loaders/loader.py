@@ -18,7 +18,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog
+from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Records
 from feedloop.contracts.tables import DEAD_LETTERS
 from feedloop.settings import Settings
 from loaders.decode import Decoded, decoder
@@ -142,15 +142,16 @@ class Loader:
     def _read(self, offsets: Offsets, load_seq: int) -> tuple[list[Decoded], Offsets]:
         left = self._settings.load_max_events
         # an empty one, so that there is a schema where there are no records
-        decoded = [self._decoder.decode([], load_seq)]
+        decoded = [self._decoder.decode(Records.of([]), load_seq)]
         with _no_garbage_collection():
             while left > 0:
                 batch = self._log.read(self._topic, offsets, min(left, READ_RECORDS))
                 offsets = batch.next_offsets
-                if not batch.records:
+                if not len(batch):
                     break
-                decoded.append(self._decoder.decode(batch.records, load_seq))
-                left -= len(batch.records)
+                for records in batch.parts:
+                    decoded.append(self._decoder.decode(records, load_seq))
+                left -= len(batch)
         return decoded, offsets
 
     def _without_duplicates(self, rows: pa.Table, table: Table) -> pa.Table:

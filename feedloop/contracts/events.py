@@ -30,7 +30,7 @@ CONTEXT_ALIASES: Mapping[str, str] = {"position": "page_position"}
 SURFACE_ALIASES: Mapping[str, str] = {"homepage_feed": "homepage"}
 
 
-class PromotedContext(msgspec.Struct, frozen=True):
+class PromotedContext(msgspec.Struct, frozen=True, gc=False):
     """The context keys that have a typed column of their own in raw.events.
 
     Adding a field here adds the column; old partitions read it as null.

@@ -6,10 +6,14 @@ opaque increasing integer; the end offset is where the next record will stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 EVENTS, ITEMS, USERS = "events", "items", "users"
 STREAMS = (EVENTS, ITEMS, USERS)
@@ -43,11 +47,70 @@ class TopicState:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Records read, and the offset to go on from in every partition."""
+class Records:
+    """Records as columns of one length, so that nothing need be done for each
+    of them that can be done for all; within a partition in order."""
 
-    records: Sequence[Record]
+    partitions: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    timestamps_ms: NDArray[np.int64]
+    keys: Sequence[str | None]
+    values: Sequence[bytes | None]
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Records:
+        columns = list(zip(*records, strict=True)) or [()] * 5
+        partitions, offsets, timestamps_ms, keys, values = columns
+        return cls(
+            np.array(partitions, np.int32),
+            np.array(offsets, np.int64),
+            np.array(timestamps_ms, np.int64),
+            keys,
+            values,
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(
+            int(self.partitions[index]),
+            int(self.offsets[index]),
+            int(self.timestamps_ms[index]),
+            self.keys[index],
+            self.values[index],
+        )
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.__getitem__, range(len(self)))
+
+    def between(self, first: int, last: int) -> Records:
+        """Those at the positions [first, last)."""
+        part = slice(first, last)
+        return Records(
+            self.partitions[part],
+            self.offsets[part],
+            self.timestamps_ms[part],
+            self.keys[part],
+            self.values[part],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records read, in parts of any size, and the offset to go on from in
+    every partition."""
+
+    parts: Sequence[Records]
     next_offsets: Mapping[int, int]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def records(self) -> list[Record]:
+        """One by one, for whoever reads few."""
+        return list(chain.from_iterable(self.parts))
 
 
 class EventLog(Protocol):

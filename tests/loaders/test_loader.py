@@ -20,7 +20,7 @@ from pyiceberg.catalog import Catalog
 
 from feedloop.clock import FixedClock
 from feedloop.contracts.lists import RequestSigner, rec_id
-from feedloop.contracts.log import Batch, EventLog, Message, Record, TopicState
+from feedloop.contracts.log import Batch, EventLog, Message, Record, Records, TopicState
 from feedloop.errors import Fenced, OffsetsLost, TopicRecreated
 from feedloop.settings import Settings, from_environment
 from loaders import loader as loader_module
@@ -350,7 +350,8 @@ def test_a_tombstone_is_a_dead_letter(
 @pytest.mark.parametrize("ms", [-1, 10**18])
 def test_a_record_with_an_impossible_time(settings: Settings, ms: int) -> None:
     value = msgspec.json.encode(event(1))
-    decoded = decoder("events", settings).decode([Record(0, 5, ms, "k", value)], 1)
+    records = Records.of([Record(0, 5, ms, "k", value)])
+    decoded = decoder("events", settings).decode(records, 1)
     assert decoded.rows.num_rows == 0
     (letter,) = decoded.dead.to_pylist()
     assert (letter["field"], letter["value"]) == ("ingested_at", value)
