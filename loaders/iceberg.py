@@ -26,6 +26,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
+from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
@@ -249,15 +250,13 @@ def _loads(positions: Mapping[str, Position]) -> dict[str, str]:
     return {LOADS: msgspec.json.encode(positions).decode()}
 
 
-class FencedAppend:
-    """Rows for one commit: ``add`` writes files, ``commit`` makes them count."""
+class _PendingCommit:
+    """Files for one commit: ``add`` writes them, ``commit`` makes them count."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, producer: type[_FencedFiles]) -> None:
         self._table = table
         self._transaction = table.transaction()
-        self._producer = _FencedAppendFiles(
-            Operation.APPEND, self._transaction, table.io
-        )
+        self._producer = producer(self._transaction, table.io)
         self._file_numbers = itertools.count()
         self.rows = 0
 
@@ -274,44 +273,36 @@ class FencedAppend:
         self.rows += rows.num_rows
 
     def commit(self, fence: Fence) -> None:
-        """Make the rows part of the table, or raise ``Fenced``."""
-        _commit(self._table, self._transaction, self._producer, fence)
+        """Make the files part of the table, or raise ``Fenced``."""
+        self._producer.fence = fence
+        with refusals(self._table):
+            self._producer.commit()
+            self._transaction.commit_transaction()
 
 
-class FencedRewrite:
-    """Files for others with the same rows, in one commit.
+class FencedAppend(_PendingCommit):
+    """New rows."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table, _FencedAppendFiles)
+
+
+class FencedRewrite(_PendingCommit):
+    """Files for others, in one commit.
 
     What is appended meanwhile stays. ``commit`` raises ``Fenced`` where one of
     the old files is gone or got deletes of its own.
     """
 
     def __init__(self, table: Table) -> None:
-        self._table = table
-        self._transaction = table.transaction()
-        self._producer = _FencedRewriteFiles(
-            Operation.OVERWRITE, self._transaction, table.io
-        )
+        super().__init__(table, _FencedRewriteFiles)
 
-    def replace(self, old: Iterable[DataFile], new: Iterable[DataFile]) -> None:
+    def replace(self, old: Iterable[DataFile], new: Iterable[DataFile] = ()) -> None:
+        """Take ``old`` out, and ``new``, which are written already, in."""
         for file in old:
             self._producer.delete_data_file(file)
         for file in new:
             self._producer.append_data_file(file)
-
-    def commit(self, fence: Fence) -> None:
-        _commit(self._table, self._transaction, self._producer, fence)
-
-
-def _commit(
-    table: Table,
-    transaction: Transaction,
-    producer: _FencedFiles,
-    fence: Fence,
-) -> None:
-    producer.fence = fence
-    with refusals(table):
-        producer.commit()
-        transaction.commit_transaction()
 
 
 @contextmanager
@@ -347,6 +338,10 @@ class _FencedFiles(_SnapshotProducer[Any]):
     """
 
     fence: Fence
+    operation: Operation
+
+    def __init__(self, transaction: Transaction, io: FileIO) -> None:
+        super().__init__(self.operation, transaction, io)
 
     def _commit(self) -> UpdatesAndRequirements:
         metadata = self._transaction.table_metadata
@@ -367,6 +362,8 @@ class _FencedFiles(_SnapshotProducer[Any]):
 class _FencedAppendFiles(_FencedFiles, _MergeAppendFiles):
     """pyiceberg's append, fenced."""
 
+    operation = Operation.APPEND
+
 
 class _FencedRewriteFiles(_FencedFiles, _OverwriteFiles):
     """pyiceberg's overwrite of named files, fenced.
@@ -375,6 +372,8 @@ class _FencedRewriteFiles(_FencedFiles, _OverwriteFiles):
     (``_validate_required_deletes``). Its own check of concurrency would refuse
     an append in between as well.
     """
+
+    operation = Operation.OVERWRITE
 
     def _validate_concurrency(self) -> None:
         super()._validate_concurrency()

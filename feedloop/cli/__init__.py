@@ -14,7 +14,7 @@ from feedloop.errors import FeedloopError
 COMMANDS = {
     "build": "The nightly run: load, dbt build, export.",
     "collect": "Serve POST /events and the catalogue: HTTP in.",
-    "dead-letters": "List what the loader could not store.",
+    "dead-letters": "List what the loader could not store, and try it once more.",
     "demo": "The whole loop on this machine, in minutes.",
     "evaluate": "Measure the lists on public data; write docs/quality.md.",
     "export": "Publish the newest build's lists and features to Redis.",

@@ -1,4 +1,4 @@
-"""``60s``, ``5m`` or ``1h`` on the command line, and a wait that a signal ends."""
+"""Times on the command line, and a wait that a signal ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 
 import click
@@ -32,6 +33,30 @@ class Period(click.ParamType[float]):
         if found is None or float(found[1]) == 0:
             self.fail(f"{value!r} is not a period such as 60s, 5m or 1h.", param, ctx)
         return float(found[1]) * UNITS[found[2]]
+
+
+class Instant(click.ParamType[datetime]):
+    """An ISO instant; what has no zone is UTC."""
+
+    name = "instant"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            at = datetime.fromisoformat(value)
+            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no instant such as 2026-01-08 or 2026-01-08T09:30:00Z.",
+                param,
+                ctx,
+            )
 
 
 class StopSignal:
