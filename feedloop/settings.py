@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(
             ge=1,
-            description="how far before a batch a repeated event_id is looked for",
+            description="how far from an event in time its event_id is looked for",
         ),
     ] = 30
 
@@ -180,6 +180,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def log_dir(self) -> Path:
         return self.home_dir / "log"
+
+    @property
+    def dedupe_dir(self) -> Path:
+        """What is known of the events table's files; safe to delete."""
+        return self.home_dir / "dedupe"
 
     @property
     def builds_dir(self) -> Path:

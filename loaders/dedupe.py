@@ -2,79 +2,192 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.table import Table
+from numpy.typing import NDArray
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import FileScanTask, Table
+
+from loaders.event_index import EventIndex, Hashes, hashes_of
+
+MICROSECOND = timedelta(microseconds=1)
+DAY = timedelta(days=1)
+INDEXED_AT_ONCE = 4_000_000
+"""Events whose hashes are held in memory before they go to disk."""
 
 
-def first_of_each(rows: pa.Table) -> pa.Table:
-    """``rows`` (EVENTS_SCHEMA) without those whose ``event_id`` the log had before.
+@dataclass(frozen=True)
+class Fresh:
+    """Events that are to be stored, and the hash of each one's ``event_id``."""
+
+    rows: pa.Table
+    hashes: Hashes
+
+    def only(self, kept: NDArray[np.bool_]) -> Fresh:
+        if kept.all():
+            return self
+        return Fresh(self.rows.filter(pa.array(kept)), self.hashes[kept])
+
+
+class Deduplicator:
+    """Finds events that a table of events has already.
+
+    A row is one that it has where the ``event_id`` was stored with an
+    ``occurred_at`` at most ``horizon`` before or after the row's. What is known
+    of the table's files is kept below ``folder``.
+    """
+
+    def __init__(self, folder: Path, horizon: timedelta) -> None:
+        self._folder = folder
+        self._horizon = horizon
+        self._indexes: dict[str, EventIndex] = {}
+        self._existing: set[str] = set()
+
+    def fresh(self, table: Table, rows: pa.Table) -> Fresh:
+        """``rows`` (EVENTS_SCHEMA) without what the log or ``table`` had before."""
+        if not rows.num_rows:
+            return Fresh(rows, np.empty(0, np.uint64))
+        found = first_of_each(Fresh(rows, hashes_of(rows["event_id"])))
+        tasks = self._within_horizon(table, found.rows)
+        self._existing = set(tasks)
+        index = self._index(table)
+        self._catch_up(index, table, tasks)
+        kept = np.ones(found.rows.num_rows, np.bool_)
+        for path, positions in index.holders(found.hashes).items():
+            if path in tasks:
+                held = self._held(table, tasks[path], found.rows.take(positions))
+                kept[positions[held]] = False
+        return found.only(kept)
+
+    def remember(
+        self, table: Table, written: Iterable[tuple[Fresh, Sequence[DataFile]]]
+    ) -> None:
+        """Take over what was just committed, so that nobody need read it again."""
+        entries: dict[str, Hashes] = {}
+        for fresh, files in written:
+            days = _days(fresh.rows)
+            for file in files:
+                same_day = [f for f in files if f.partition[0] == file.partition[0]]
+                if len(same_day) == 1:  # else it is not known which has which
+                    entries[file.file_path] = fresh.hashes[days == file.partition[0]]
+        self._index(table).add(entries, self._existing)
+
+    def _index(self, table: Table) -> EventIndex:
+        name = str(table.metadata.table_uuid)
+        return self._indexes.setdefault(name, EventIndex(self._folder / name))
+
+    def _within_horizon(self, table: Table, rows: pa.Table) -> dict[str, FileScanTask]:
+        """The files that may hold one of ``rows``, by path.
+
+        A stray event of years ago adds the days around it, not all between.
+        """
+        spans: list[tuple[datetime, datetime]] = []
+        for day in np.unique(_days(rows)).tolist():
+            begin = datetime.fromtimestamp(day * 86_400, UTC)
+            first, last = begin - self._horizon, begin + DAY + self._horizon
+            if spans and first <= spans[-1][1]:
+                first = spans.pop()[0]
+            spans.append((first, last))
+        tests = [
+            f"(occurred_at >= '{first.isoformat()}' and "
+            f"occurred_at <= '{last.isoformat()}')"
+            for first, last in spans
+        ]
+        tasks = table.scan(row_filter=" or ".join(tests)).plan_files()
+        return {task.file.file_path: task for task in tasks}
+
+    def _catch_up(
+        self, index: EventIndex, table: Table, tasks: dict[str, FileScanTask]
+    ) -> None:
+        """Read the ids of files that were not indexed yet.
+
+        Again where another process, which looks at other days, has forgotten
+        some meanwhile: what ``index.files`` then finds is what is searched.
+        """
+        while unknown := sorted(tasks.keys() - index.files()):
+            entries: dict[str, Hashes] = {}
+            for path in unknown:
+                ids = _read(table, tasks[path], ())
+                parts = [hashes_of(some["event_id"]) for some in ids]
+                entries[path] = np.concatenate([np.empty(0, np.uint64), *parts])
+                if sum(map(len, entries.values())) >= INDEXED_AT_ONCE:
+                    index.add(entries, tasks)
+                    entries = {}
+            index.add(entries, tasks)
+
+    def _held(
+        self, table: Table, task: FileScanTask, rows: pa.Table
+    ) -> NDArray[np.intp]:
+        """The positions of those of ``rows`` that the file really holds."""
+        ids = rows["event_id"].combine_chunks()
+        times = _microseconds(rows)
+        held: list[NDArray[np.intp]] = [np.empty(0, np.intp)]
+        for stored in _read(table, task, ("occurred_at",)):
+            matches = pc.index_in(stored["event_id"], value_set=ids)
+            positions = matches.drop_null().to_numpy()
+            if len(positions):
+                found = stored.filter(matches.is_valid())
+                apart = np.abs(_microseconds(found) - times[positions])
+                held.append(positions[apart <= self._horizon // MICROSECOND])
+        return np.unique(np.concatenate(held))
+
+
+def first_of_each(fresh: Fresh) -> Fresh:
+    """Those whose ``event_id`` the log did not have before.
 
     In a partition its order says what was before: clocks go back, and two
     collectors' clocks differ. Between partitions only the log's time can.
     """
-    ids = rows["event_id"]
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return rows
-    batch = rows.select(["event_id", "ingested_at", "log_partition", "log_offset"])
-    return _take(
-        rows,
-        """
-        with first_of_partition as (
-            from batch qualify row_number() over (
-                partition by event_id, log_partition order by log_offset
-            ) = 1
-        )
-        select position from first_of_partition
-        qualify row_number() over (
-            partition by event_id order by ingested_at, log_partition
-        ) = 1
-        """,
-        batch=batch.append_column("position", _positions(rows)),
-    )
-
-
-def not_yet_in(table: Table, rows: pa.Table, horizon: timedelta) -> pa.Table:
-    """``rows`` without those whose ``event_id`` is in ``table``.
-
-    The table is searched from ``horizon`` before the first ``occurred_at`` of
-    the rows to ``horizon`` after the last; its ids are streamed, so that memory
-    does not grow with it.
-    """
-    bounds = pc.min_max(rows["occurred_at"]).as_py()
-    first = (bounds["min"] - horizon).isoformat()
-    last = (bounds["max"] + horizon).isoformat()
-    scan = table.scan(
-        row_filter=f"occurred_at >= '{first}' and occurred_at <= '{last}'",
-        selected_fields=("event_id",),
-    )
-    if not any(True for _ in scan.plan_files()):
-        return rows
-    ids = rows.select(["event_id"])
-    return _take(
-        rows,
-        "select position from batch anti join stored using (event_id)",
-        batch=ids.append_column("position", _positions(rows)),
-        stored=scan.to_arrow_batch_reader(),
-    )
-
-
-def _positions(rows: pa.Table) -> pa.Array:
-    return pa.array(range(rows.num_rows), pa.int64())
-
-
-def _take(
-    rows: pa.Table, query: str, **relations: pa.Table | pa.RecordBatchReader
-) -> pa.Table:
-    """The rows at the ``position`` that ``query`` selects, in their order."""
+    ascending = np.sort(fresh.hashes)
+    repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
+    if not len(repeated):
+        return fresh
+    doubtful = np.flatnonzero(np.isin(fresh.hashes, repeated))
+    columns = ["event_id", "ingested_at", "log_partition", "log_offset"]
     with duckdb.connect() as connection:
-        for name, relation in relations.items():
-            connection.register(name, relation)
-        found = connection.execute(query).to_arrow_table()["position"]
-    if len(found) == rows.num_rows:
-        return rows
-    kept = pc.is_in(_positions(rows), value_set=found.combine_chunks())
-    return rows.filter(kept)
+        batch = fresh.rows.select(columns).take(doubtful)
+        positions = pa.array(doubtful, pa.int64())
+        connection.register("batch", batch.append_column("position", positions))
+        found = connection.execute(
+            """
+            with first_of_partition as (
+                from batch qualify row_number() over (
+                    partition by event_id, log_partition order by log_offset
+                ) = 1
+            )
+            select position from first_of_partition
+            qualify row_number() over (
+                partition by event_id order by ingested_at, log_partition
+            ) = 1
+            """
+        ).fetchnumpy()["position"]
+    kept = np.ones(fresh.rows.num_rows, np.bool_)
+    kept[doubtful] = False
+    kept[found] = True
+    return fresh.only(kept)
+
+
+def _read(table: Table, task: FileScanTask, more: Sequence[str]) -> Iterator[pa.Table]:
+    """The ``event_id`` and ``more`` of a file's rows, a part at a time."""
+    schema = table.schema().select("event_id", *more)
+    scan = ArrowScan(table.metadata, table.io, schema, AlwaysTrue())
+    for batch in scan.to_record_batches([task]):
+        yield pa.Table.from_batches([batch])
+
+
+def _microseconds(rows: pa.Table) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = rows["occurred_at"].cast(pa.int64()).to_numpy()
+    return found
+
+
+def _days(rows: pa.Table) -> NDArray[np.int64]:
+    return _microseconds(rows) // (DAY // MICROSECOND)

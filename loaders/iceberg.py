@@ -260,17 +260,21 @@ class _PendingCommit:
         self._file_numbers = itertools.count()
         self.rows = 0
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, rows: pa.Table) -> list[DataFile]:
         """Write ``rows`` to files of their partitions; nobody sees them yet."""
-        for file in _dataframe_to_data_files(
-            table_metadata=self._transaction.table_metadata,
-            df=rows,
-            io=self._table.io,
-            write_uuid=self._producer.commit_uuid,
-            counter=self._file_numbers,
-        ):
+        files = list(
+            _dataframe_to_data_files(
+                table_metadata=self._transaction.table_metadata,
+                df=rows,
+                io=self._table.io,
+                write_uuid=self._producer.commit_uuid,
+                counter=self._file_numbers,
+            )
+        )
+        for file in files:
             self._producer.append_data_file(file)
         self.rows += rows.num_rows
+        return files
 
     def commit(self, fence: Fence) -> None:
         """Make the files part of the table, or raise ``Fenced``."""

@@ -8,13 +8,14 @@ reads them from the table and not from the log.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from feedloop.clock import Clock
@@ -22,7 +23,7 @@ from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Records
 from feedloop.contracts.tables import DEAD_LETTERS
 from feedloop.settings import Settings
 from loaders.decode import Decoded, decoder
-from loaders.dedupe import first_of_each, not_yet_in
+from loaders.dedupe import Deduplicator, Fresh
 from loaders.iceberg import (
     FencedAppend,
     OffsetFence,
@@ -72,6 +73,8 @@ class Loader:
         self._stream = stream
         self._topic = settings.topic(stream)
         self._decoder = decoder(stream, settings)
+        horizon = timedelta(days=settings.dedupe_horizon_days)
+        self._dedupe = Deduplicator(settings.dedupe_dir, horizon)
 
     def catch_up(self) -> Iterator[LoadReport]:
         """Batch after batch, up to where the log ends now."""
@@ -115,7 +118,8 @@ class Loader:
         end = Position(state.topic_id, load_seq, dict(following))
 
         # 4. The first of each event_id, in this batch and in the table.
-        fresh = self._without_duplicates(rows, table)
+        fresh = self._dedupe.fresh(table, rows) if self._stream == EVENTS else None
+        stored = fresh.rows if fresh is not None else rows
 
         # 5. Dead letters, with offsets of their own: when step 6 fails and the
         #    batch is read again, those below them are not written twice.
@@ -128,12 +132,14 @@ class Loader:
             _commit(dead_table, new_dead, fence)
 
         # 6. The rows and the offsets, in one commit, unless someone was faster.
-        _commit(table, fresh, OffsetFence(self._stream, start, end))
+        files = _commit(table, stored, OffsetFence(self._stream, start, end))
+        if fresh is not None:
+            self._dedupe.remember(table, _of_each_write(fresh, files))
         return LoadReport(
             stream=self._stream,
-            rows=fresh.num_rows,
+            rows=stored.num_rows,
             dead_letters=dead.num_rows,
-            duplicates=rows.num_rows - fresh.num_rows,
+            duplicates=rows.num_rows - stored.num_rows,
             offsets_from=offsets,
             offsets_to=following,
             load_seq=load_seq,
@@ -153,12 +159,6 @@ class Loader:
                     decoded.append(self._decoder.decode(records, load_seq))
                 left -= len(batch)
         return decoded, offsets
-
-    def _without_duplicates(self, rows: pa.Table, table: Table) -> pa.Table:
-        if self._stream != EVENTS or not rows.num_rows:
-            return rows
-        horizon = timedelta(days=self._settings.dedupe_horizon_days)
-        return not_yet_in(table, first_of_each(rows), horizon)
 
     def _nothing(self, offsets: Offsets) -> LoadReport:
         return LoadReport(self._stream, 0, 0, 0, offsets, offsets, None)
@@ -224,8 +224,21 @@ def _not_below(dead: pa.Table, start: Position | None) -> pa.Table:
     return dead.filter(pa.array(new, pa.bool_()))
 
 
-def _commit(table: Table, rows: pa.Table, fence: OffsetFence) -> None:
+def _commit(table: Table, rows: pa.Table, fence: OffsetFence) -> list[list[DataFile]]:
+    """Commit ``rows``; the files of each ``WRITE_ROWS`` of them."""
     append = FencedAppend(table)
-    for first in range(0, rows.num_rows, WRITE_ROWS):
+    files = [
         append.add(rows.slice(first, WRITE_ROWS))
+        for first in range(0, rows.num_rows, WRITE_ROWS)
+    ]
     append.commit(fence)
+    return files
+
+
+def _of_each_write(
+    fresh: Fresh, files: Sequence[Sequence[DataFile]]
+) -> Iterator[tuple[Fresh, Sequence[DataFile]]]:
+    for number, written in enumerate(files):
+        first = number * WRITE_ROWS
+        part = slice(first, first + WRITE_ROWS)
+        yield Fresh(fresh.rows.slice(first, WRITE_ROWS), fresh.hashes[part]), written
