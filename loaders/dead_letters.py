@@ -30,7 +30,7 @@ from feedloop.contracts.tables import (
 from feedloop.errors import Fenced, WarehouseEmpty
 from feedloop.settings import Settings
 from loaders.decode import Decoder, decoder
-from loaders.dedupe import first_of_each, not_yet_in
+from loaders.dedupe import Deduplicator
 from loaders.iceberg import (
     FencedAppend,
     FencedRewrite,
@@ -191,7 +191,8 @@ class DeadLetterReplay:
             return good
         if stream == EVENTS:
             horizon = timedelta(days=self._settings.dedupe_horizon_days)
-            return not_yet_in(table, first_of_each(good), horizon)
+            dedupe = Deduplicator(self._settings.dedupe_dir, horizon)
+            return dedupe.fresh(table, good).rows
         return _places_not_yet_in(table, good)
 
 
