@@ -14,6 +14,7 @@ FeedloopError                 one sentence that says what happened and what to d
 ├── LossNotAccepted           nobody said that records may be skipped
 ├── Fenced                    another loader committed first; nothing was written
 ├── OffsetHistoryExpired      the snapshot that held the offsets was expired
+├── ReplayRefused             a window of the log can't go into that table
 ├── MaintenanceFailed         tables can't be maintained; they are as they were
 ├── ImportFailed              a dataset file can't be read; names file, row, column
 ├── WarehouseEmpty            a step needs data or models that are not there yet
@@ -96,6 +97,10 @@ class Fenced(FeedloopError):
 
 
 class OffsetHistoryExpired(FeedloopError):
+    pass
+
+
+class ReplayRefused(FeedloopError):
     pass
 
 

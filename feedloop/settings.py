@@ -226,6 +226,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Iceberg namespace, and the warehouse's schema, of the raw tables."""
         return f"{self.namespace}_raw"
 
+    @property
+    def replay_schema(self) -> str:
+        """Iceberg namespace of the tables that `feedloop replay` writes."""
+        return f"{self.namespace}_replay"
+
     def topic(self, stream: str) -> str:
         """Name in the log of a stream: events, items or users."""
         return f"{self.namespace}.{stream}"

@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 from zlib import crc32
@@ -27,7 +28,7 @@ from msgspec import Meta
 from feedloop.clock import Clock
 from feedloop.contracts.log import Batch, Message, Record, Records, TopicState
 from feedloop.errors import LogUnavailable, OffsetsLost
-from loaders.instants import LAST_MS, milliseconds
+from loaders.instants import EPOCH, LAST_MS, milliseconds
 
 BLOCK_BYTES = 1 << 20
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -130,6 +131,22 @@ class FileLog:
                     following[p] = after
                     share -= 1
             return Batch([Records.of(records)], following)
+
+    def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:
+        """Looks through the whole topic: a file has no index of times."""
+        wanted = (at - EPOCH) / timedelta(milliseconds=1)
+        with _errors_of(topic):
+            found: dict[int, int] = {}
+            for p in range(self._require(topic).partitions):
+                path = self._path(topic, p)
+                end = _end(path)
+                later = (
+                    record.offset
+                    for record, _ in _records(path, p, 0, end)
+                    if record.timestamp_ms >= wanted
+                )
+                found[p] = next(later, end)
+            return found
 
     def close(self) -> None:
         """Nothing stays open between calls."""

@@ -131,14 +131,7 @@ def ensure_tables(catalog: Catalog, settings: Settings) -> None:
 def _ensure(catalog: Catalog, identifier: tuple[str, str], raw: RawTable) -> None:
     catalog.create_namespace_if_not_exists(identifier[:1])
     if not catalog.table_exists(identifier):
-        transaction = catalog.create_table_transaction(
-            identifier, raw.schema, properties=PROPERTIES
-        )
-        with transaction:
-            if raw.partition_by is not None:
-                with transaction.update_spec() as spec:
-                    name = f"{raw.partition_by}_day"
-                    spec.add_field(raw.partition_by, DayTransform(), name)
+        create_table(catalog, identifier, raw, {})
     table = catalog.load_table(identifier)
     if not set(raw.schema.names) <= set(table.schema().column_names):
         with table.update_schema() as update:
@@ -146,6 +139,25 @@ def _ensure(catalog: Catalog, identifier: tuple[str, str], raw: RawTable) -> Non
     if not PROPERTIES.items() - {FORMAT} <= table.properties.items():
         with table.transaction() as change:
             change.set_properties(dict(PROPERTIES.items() - {FORMAT}))
+
+
+def create_table(
+    catalog: Catalog,
+    identifier: tuple[str, str],
+    raw: RawTable,
+    properties: dict[str, str],
+) -> None:
+    """Create a table like ``raw``, with ``properties`` besides ours, in one
+    commit. Raises pyiceberg's ``TableAlreadyExistsError``."""
+    transaction = catalog.create_table_transaction(
+        identifier, raw.schema, properties=PROPERTIES | properties
+    )
+    with transaction:
+        if raw.partition_by is not None:
+            with transaction.update_spec() as spec:
+                spec.add_field(
+                    raw.partition_by, DayTransform(), f"{raw.partition_by}_day"
+                )
 
 
 # --- where a stream was loaded up to -----------------------------------------

@@ -6,9 +6,11 @@ against a real broker.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -22,6 +24,7 @@ from kafka.errors import (
 from feedloop.clock import Clock
 from feedloop.contracts.log import Batch, Message, TopicState
 from feedloop.errors import LogUnavailable, OffsetsLost
+from loaders.instants import EPOCH
 from loaders.kafka_append import KafkaAppender
 from loaders.kafka_clients import CONNECTION, connect
 from loaders.kafka_reader import KafkaReader
@@ -102,6 +105,20 @@ class KafkaLog:
                 del self._clients[KafkaConsumer]
                 consumer.close(autocommit=False)
                 raise
+
+    def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:
+        ms = math.ceil((at - EPOCH) / timedelta(milliseconds=1))
+        with self._lock, self._errors_of(topic):
+            found = self._describe(topic)
+            if found is None:
+                raise UnknownTopicOrPartitionError(topic)
+            partitions = _partitions_of(topic, found)
+            ends = self._consumer.end_offsets(partitions)
+            later = self._consumer.offsets_for_times(dict.fromkeys(partitions, ms))
+            return {
+                tp.partition: later[tp].offset if later.get(tp) else ends[tp]
+                for tp in partitions
+            }
 
     def close(self) -> None:
         self._appender.close()

@@ -96,8 +96,8 @@ class Loader:
         ``LogUnavailable``. Whatever it raises, calling it again is safe.
         """
         # 1. Where this table says that it was loaded up to.
-        table = open_table(self._catalog, self._settings, self._stream)
-        dead_table = open_table(self._catalog, self._settings, DEAD_LETTERS)
+        table = self._open(self._stream)
+        dead_table = self._open(DEAD_LETTERS)
         start = committed(table.metadata).get(self._stream)
         dead_start = committed(dead_table.metadata).get(self._stream)
 
@@ -144,6 +144,9 @@ class Loader:
             offsets_to=following,
             load_seq=load_seq,
         )
+
+    def _open(self, name: str) -> Table:
+        return open_table(self._catalog, self._settings, name)
 
     def _read(self, offsets: Offsets, load_seq: int) -> tuple[list[Decoded], Offsets]:
         left = self._settings.load_max_events

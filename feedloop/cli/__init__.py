@@ -21,6 +21,7 @@ COMMANDS = {
     "import": "Read a public or your own dataset into the raw tables.",
     "load": "One micro-batch from the log into Iceberg, or one every so often.",
     "maintain": "Merge small files, expire snapshots, remove orphan files.",
+    "replay": "Load a time window of the log into a table of its own.",
     "serve": "Serve GET /recommendations: HTTP out.",
     "settings": "List every setting, its value and what it is for.",
     "simulate": "A simulated app that reads lists and sends events over HTTP.",

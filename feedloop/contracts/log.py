@@ -135,4 +135,9 @@ class EventLog(Protocol):
         beginning) on, and no more than were there when it was called."""
         ...
 
+    def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:
+        """Of every partition the offset of the first record whose time is
+        ``at`` or later; where there is none, where it ends."""
+        ...
+
     def close(self) -> None: ...
