@@ -20,4 +20,7 @@ Plugin = AdapterPlugin(
     credentials=SparkPyCredentials,
     include_path=sparkpy.PACKAGE_PATH,
     dependencies=["spark"],
+    # dbt guesses it from the folder's name, and wrongly: a macro under another
+    # name than its project's is never found.
+    project_name="dbt_sparkpy",
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from feedloop.cli.build import nightly
@@ -17,6 +18,8 @@ from feedloop.errors import FeedloopError
 from tests.conftest import VARIABLES, Project
 from tests.support import checkerboard
 from tests.support.checkerboard import END
+
+RUN_RESULTS = "target/run_results.json"
 
 
 def test_from_the_offset_to_the_outcome(
@@ -30,6 +33,11 @@ def test_from_the_offset_to_the_outcome(
         "select rec_id, item_ids[1] from rec_lists where user_id = 'u000'"
     )
     assert (folder / builds.LISTS_FILE).exists()
+    # a night tests its data; what tests the SQL is left to CI
+    ran = msgspec.json.decode((settings.home_dir / RUN_RESULTS).read_bytes())
+    kinds = {row["unique_id"].partition(".")[0] for row in ran["results"]}
+    assert "test" in kinds
+    assert "unit_test" not in kinds
 
     request_id = RequestSigner(settings.signing_key).sign(rec_id, "u000")
     shown = END + timedelta(hours=1)
