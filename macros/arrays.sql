@@ -107,3 +107,22 @@
 {% macro spark__explode(array, alias, name) -%}
   lateral view explode({{ array }}) {{ alias }} as {{ name }}
 {%- endmacro %}
+
+{#- As `explode`, with the element's ascending place. -#}
+{% macro explode_with_place(array, alias, place, name) -%}
+  {{ return(
+      adapter.dispatch('explode_with_place', 'feedloop')(array, alias, place, name)
+  ) }}
+{%- endmacro %}
+
+{% macro default__explode_with_place(array, alias, place, name) -%}
+  cross join lateral (
+    select
+      unnest({{ array }}) as {{ name }},
+      generate_subscripts({{ array }}, 1) as {{ place }}
+  ) as {{ alias }}
+{%- endmacro %}
+
+{% macro spark__explode_with_place(array, alias, place, name) -%}
+  lateral view posexplode({{ array }}) {{ alias }} as {{ place }}, {{ name }}
+{%- endmacro %}

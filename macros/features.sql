@@ -31,14 +31,20 @@
 
 {#- A weight, halved for every half-life between two instants, in millionths:
     whole numbers, so that the order in which a parallel sum adds them can't
-    change the result. Rounded by floor, since a cast rounds on one warehouse
-    and cuts on the other. -#}
+    change the result. -#}
 {% macro decayed_millionths(weight, occurred_at, as_of, half_life_seconds) -%}
+  {{ halved(weight ~ ' * 1000000', occurred_at, as_of, half_life_seconds) }}
+{%- endmacro %}
+
+{#- Millionths that stand at one instant, halved for every half-life up to
+    another; where that one comes first, doubled back. Rounded by floor, since a
+    cast rounds on one warehouse and cuts on the other. -#}
+{% macro halved(millionths, at, as_of, half_life_seconds) -%}
   cast(
     floor(
-      {{ weight }} * 1000000 * power(
+      {{ millionths }} * power(
         cast(0.5 as double),
-        {{ seconds_between(occurred_at, as_of) }} / ({{ half_life_seconds }})
+        {{ seconds_between(at, as_of) }} / ({{ half_life_seconds }})
       ) + 0.5
     ) as bigint
   )

@@ -36,6 +36,11 @@
   ({{ moment }} + interval '1' hour * {{ hours }})
 {%- endmacro %}
 
+{#- The instant at which a UTC day is over. -#}
+{% macro end_of_day(day) -%}
+  cast({{ day }} + interval '1' day as {{ type_instant() }})
+{%- endmacro %}
+
 {% macro date_minus(day, days) -%}
   cast({{ day }} - interval '1' day * {{ days }} as date)
 {%- endmacro %}

@@ -23,11 +23,7 @@ select
         as user_category_affinity,
     history.recent_items,
     history.consumed_items,
-    features.user_events_7d,
-    features.user_active_days_30d,
-    features.user_impressions_30d,
-    features.user_ctr_30d,
-    features.user_dwell_7d_ms
+    {{ feature_names('user', vectors=false, prefix='features.') | join(', ') }}
 from history
 inner join features
     on

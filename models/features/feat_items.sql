@@ -5,12 +5,6 @@ select
     category,
     published_at,
     is_active,
-    item_trending,
-    item_popularity_1d,
-    item_popularity_7d,
-    item_popularity_30d,
-    item_impressions_30d,
-    item_ctr_30d,
-    item_age_days
+    {{ feature_names('item') | join(', ') }}
 from {{ ref('int_item_features') }}
 where purpose = 'serving'

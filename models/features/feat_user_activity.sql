@@ -10,6 +10,8 @@ with days as (
             'responses',
             'dwell_ms',
             'dwells',
+            'sessions',
+            'last_engaged_at',
         ],
     ) }}
 ),
@@ -27,7 +29,10 @@ windows as (
         cast(sum(dwell_ms) filter (where {{ within(7) }}) as bigint)
             as dwell_ms_7d,
         cast(sum(dwells) filter (where {{ within(7) }}) as bigint)
-            as dwells_7d
+            as dwells_7d,
+        cast(sum(sessions) filter (where {{ within(7) }}) as bigint)
+            as sessions_7d,
+        max(last_engaged_at) as last_engaged_at
     from days
     group by purpose, as_of, user_id
 ),
@@ -52,6 +57,13 @@ select
     ) }} as user_ctr_30d,
     coalesce(
         cast(windows.dwell_ms_7d as double) / nullif(windows.dwells_7d, 0), 0
-    ) as user_dwell_7d_ms
+    ) as user_dwell_7d_ms,
+    cast(coalesce(windows.sessions_7d, 0) as double) as user_sessions_7d,
+    cast(
+        floor(
+            {{ seconds_between('windows.last_engaged_at', 'windows.as_of') }}
+            / 3600
+        ) as double
+    ) as user_hours_since_engaged
 from windows
 inner join everyone on windows.purpose = everyone.purpose

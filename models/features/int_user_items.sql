@@ -1,36 +1,33 @@
--- What each person engaged with, newest first: the base of histories,
--- co-occurrence and interactions. Nothing after the instant is seen.
-with events as (
-    select * from {{ ref('stg_events') }}
-    where role in ('engagement', 'conversion')
-),
-
-instants as (
-    select * from {{ ref('int_as_of') }}
+-- What each person engaged with, newest first: the base of histories and
+-- interactions. Nothing after the instant is seen.
+with days as (
+    {{ days_up_to_as_of(
+        tile=ref('tile_user_item_days'),
+        keys=['user_id', 'item_id', 'half_life_days'],
+        measures=interaction_measures(),
+        columns=['engagements', 'last_engaged_at', 'millionths'],
+        only="events.role in ('engagement', 'conversion')",
+        days=var('history_days'),
+    ) }}
 ),
 
 pairs as (
     select
-        instants.purpose,
-        instants.as_of,
-        events.user_id,
-        events.item_id,
-        max(events.occurred_at) as last_engaged_at,
+        purpose,
+        as_of,
+        user_id,
+        item_id,
+        max(last_engaged_at) as last_engaged_at,
         cast(
-            sum({{ decayed_millionths(
-                'events.weight',
-                'events.occurred_at',
-                'instants.as_of',
-                'events.half_life_days * 86400',
+            sum({{ halved(
+                'millionths',
+                end_of_day('day'),
+                'as_of',
+                'half_life_days * 86400',
             ) }}) as bigint
         ) as confidence_millionths
-    from instants
-    inner join events on instants.as_of >= events.occurred_at
-    where
-        events.occurred_at
-        > {{ days_before('instants.as_of', var('history_days')) }}
-    group by
-        instants.purpose, instants.as_of, events.user_id, events.item_id
+    from days
+    group by purpose, as_of, user_id, item_id
 )
 
 select

@@ -20,11 +20,7 @@ select
     user_category_affinity,
     recent_items,
     consumed_items,
-    user_events_7d,
-    user_active_days_30d,
-    user_impressions_30d,
-    user_ctr_30d,
-    user_dwell_7d_ms
+    {{ feature_names('user', vectors=false) | join(', ') }}
 from known
 where
     user_id in (select labels.user_id from {{ ref('train_labels') }} as labels)

@@ -29,6 +29,8 @@ _FEATURE_TYPES = {
     "user_impressions_30d": pa.int64(),
     "user_ctr_30d": pa.float64(),
     "user_dwell_7d_ms": pa.float64(),
+    "user_sessions_7d": pa.float64(),
+    "user_hours_since_engaged": pa.float64(),
     "user_category_affinity": pa.list_(pa.float64()),
     "item_trending": pa.float64(),
     "item_popularity_1d": pa.float64(),

@@ -105,6 +105,8 @@ def test_features_in_the_registrys_order_with_defaults(settings: Settings) -> No
     assert [feature.name for feature in layout.features] == expected
     (batch,) = build.features("user", layout)
     values = np.zeros((2, layout.count), np.float32)
+    for at, feature in enumerate(f for f in registry if f.entity_type == "user"):
+        values[:, at] = feature.default_value
     values[0, expected.index("user_ctr_30d")] = 0.25
     values[0, -2:] = (0.5, 1.0)
     values[1, expected.index("user_events_7d")] = 3

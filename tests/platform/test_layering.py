@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from exporters.keyspace import KEYS
 from exporters.serving import create_app
 from feedloop.cli.dbt_run import run_dbt
 from feedloop.clock import FixedClock
+from feedloop.contracts.seeds import read_features
 from feedloop.settings import Settings, from_environment
 from tests.conftest import Project
 from tests.support import checkerboard
@@ -68,6 +70,40 @@ def nodes(manifest: Any) -> dict[str, Any]:
         for node in manifest.nodes.values()
         if node.resource_type in kinds
     }
+
+
+class KeysOnce(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_no_key_stands_twice() -> None:
+    folders = ("models", "python_models", "macros", "seeds", "snapshots")
+    paths = [*ROOT.glob("*.yml")]
+    paths += [path for folder in folders for path in (ROOT / folder).rglob("*.yml")]
+    assert ROOT / "profiles.yml" in paths
+    for path in paths:
+        yaml.load(path.read_text(), KeysOnce)
+
+
+# What follows from other columns and the hour, and would store everybody nightly.
+NOT_IN_HISTORY = {"item_age_days", "item_trending", "user_hours_since_engaged"}
+
+
+def test_the_history_has_every_feature(manifest: Any, settings: Settings) -> None:
+    kept = {
+        column
+        for node in manifest.nodes.values()
+        if node.resource_type == "snapshot"
+        for column in node.config.check_cols
+    }
+    registry = read_features(Path(settings.project_dir) / "seeds").values()
+    batch = {f.feature_name for f in registry if f.path != "stream"}
+    assert batch - kept == NOT_IN_HISTORY
 
 
 def layer(node: Any) -> str:

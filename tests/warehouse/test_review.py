@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,19 +10,7 @@ import msgspec
 from feedloop.cli.dbt_run import keep_state
 from tests.conftest import Project
 from tests.support.checkerboard import END
-
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = (
-    "dbt_project.yml",
-    "profiles.yml",
-    "selectors.yml",
-    "models",
-    "python_models",
-    "macros",
-    "seeds",
-    "snapshots",
-    "tests/dbt",
-)
+from tests.support.project_copy import copy_project
 
 
 def test_a_modified_model_builds_beside_production(
@@ -35,14 +22,7 @@ def test_a_modified_model_builds_beside_production(
     keep_state(project.settings)
     state = project.settings.home_dir / "state"
 
-    changed = tmp_path / "changed"
-    for part in PARTS:
-        source, target = ROOT / part, changed / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy(source, target)
+    changed = copy_project(tmp_path / "changed")
     model = changed / "models/features/feat_user_activity.sql"
     model.write_text(model.read_text().replace("within(7)", "within(6)"))
 
