@@ -148,6 +148,14 @@ class FileLog:
                 found[p] = next(later, end)
             return found
 
+    def waiting(self, topic: str, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        with _errors_of(topic):
+            return {
+                p: _lines(path, offsets.get(p, 0), _end(path))
+                for p in range(self._require(topic).partitions)
+                for path in (self._path(topic, p),)
+            }
+
     def close(self) -> None:
         """Nothing stays open between calls."""
 
@@ -258,6 +266,16 @@ def _end(path: Path) -> int:
         os.close(fd)
     with path.open("rb") as file:
         return _after_last_newline(file.fileno(), size)
+
+
+def _lines(path: Path, start: int, end: int) -> int:
+    count = 0
+    if start < end:
+        with path.open("rb") as file:
+            file.seek(start)
+            while (left := end - file.tell()) > 0:
+                count += file.read(min(left, BLOCK_BYTES)).count(b"\n")
+    return count
 
 
 def _after_last_newline(fd: int, size: int) -> int:

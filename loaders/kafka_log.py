@@ -120,6 +120,15 @@ class KafkaLog:
                 for tp in partitions
             }
 
+    def waiting(self, topic: str, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        state = self.state(topic)
+        if state is None:
+            return {}
+        return {
+            p: max(0, end - offsets.get(p, state.beginning[p]))
+            for p, end in state.end.items()
+        }
+
     def close(self) -> None:
         self._appender.close()
         with self._lock:

@@ -243,5 +243,8 @@ class _WindowLog:
     def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:
         return self._log.offsets_at(topic, at)
 
+    def waiting(self, topic: str, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        return self._log.waiting(topic, offsets)
+
     def close(self) -> None:
         self._log.close()

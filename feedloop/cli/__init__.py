@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "Serve GET /recommendations: HTTP out.",
     "settings": "List every setting, its value and what it is for.",
     "simulate": "A simulated app that reads lists and sends events over HTTP.",
+    "status": "Lag, tables, dead letters, and what needs doing.",
     "trace": "Follow one event: offset, row, features, list, outcome.",
 }
 

@@ -140,4 +140,9 @@ class EventLog(Protocol):
         ``at`` or later; where there is none, where it ends."""
         ...
 
+    def waiting(self, topic: str, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        """Of every partition how many records stand from ``offsets`` (absent:
+        the beginning) on. Kafka counts markers of transactions too."""
+        ...
+
     def close(self) -> None: ...

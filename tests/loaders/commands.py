@@ -17,7 +17,7 @@ from feedloop.settings import Settings, to_environment
 def feedloop(settings: Settings, *arguments: str) -> Result:
     result = CliRunner().invoke(group, arguments, env=to_environment(settings))
     if result.exit_code:
-        print(result.output)
+        print(result.output, repr(result.exception))
     return result
 
 
