@@ -140,12 +140,13 @@ def normalise(event: Mapping[str, Any]) -> dict[str, Any]:
 
     The collector applies it before the event goes to the log.
     """
-    known = dict(event)
+    known = {name: value for name, value in event.items() if value is not None}
     context = known.get("context")
-    if isinstance(context, Mapping):
-        renamed = {CONTEXT_ALIASES.get(k, k): v for k, v in context.items()}
-        surface = renamed.get("surface")
-        if isinstance(surface, str):
-            renamed["surface"] = SURFACE_ALIASES.get(surface, surface)
-        known["context"] = renamed
-    return {name: value for name, value in known.items() if value is not None}
+    if isinstance(context, dict):
+        if not CONTEXT_ALIASES.keys().isdisjoint(context):
+            context = {CONTEXT_ALIASES.get(k, k): v for k, v in context.items()}
+        surface = context.get("surface")
+        if isinstance(surface, str) and surface in SURFACE_ALIASES:
+            context = context | {"surface": SURFACE_ALIASES[surface]}
+        known["context"] = context
+    return known
