@@ -212,10 +212,13 @@ def main(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_bodies(folder, events(size.events))
-        common = {"home": name, "log_partitions": PARTITIONS}
         with KafkaBroker(folder / "kafka") as broker:
             on_kafka = from_environment(
-                {}, log="kafka", kafka_bootstrap=broker.bootstrap, **common
+                {},
+                home=name,
+                log="kafka",
+                log_partitions=PARTITIONS,
+                kafka_bootstrap=broker.bootstrap,
             )
             producer = [
                 _producer_rate(broker.bootstrap, folder, size)
@@ -223,7 +226,7 @@ def main(quick: bool) -> list[Figure]:
             ]
             figures, rate_100 = _measure_log(on_kafka, folder, size, "")
         on_files, _ = _measure_log(
-            from_environment({}, log="file", **common), folder, size, "file_log_"
+            from_environment({}, home=name, log="file"), folder, size, "file_log_"
         )
     bare = statistics.median(producer)
     return [

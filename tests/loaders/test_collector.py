@@ -273,6 +273,42 @@ def test_gzip(client: httpx.Client, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
+    "content_type", ["application/x-ndjson", "application/jsonl; charset=utf-8"]
+)
+def test_json_lines_are_a_batch(
+    client: httpx.Client, settings: Settings, content_type: str
+) -> None:
+    lines = [EVENT, EVENT | {"event_id": "e2", "user_id": 5}, EVENT | {"user_id": "u2"}]
+    body = b"\n\n".join(map(msgspec.json.encode, lines)) + b"\n"
+    answer = client.post(
+        "/events", content=body, headers={"Content-Type": content_type}
+    )
+    assert answer.status_code == 202
+    accepted = [result["accepted"] for result in answer.json()["results"]]
+    assert accepted == [True, False, True]
+    assert {event["user_id"] for event in stored(settings)} == {"u1", "u2"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json; charset=UTF-8", 202),
+        ('application/json; charset="utf-8"; version=1', 202),
+        ("text/plain", 202),
+        ("application/x-www-form-urlencoded", 202),
+        ("application/json; charset=utf-16", 415),
+    ],
+)
+def test_content_types(client: httpx.Client, content_type: str, status: int) -> None:
+    answer = client.post(
+        "/events",
+        content=msgspec.json.encode(EVENT),
+        headers={"Content-Type": content_type},
+    )
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
     ("encoding", "body", "status"),
     [
         ("gzip", b"this is no gzip", 400),
@@ -523,6 +559,39 @@ def test_too_many_waiting_is_503(
         assert [one.result().status_code for one in held] == [202, 202]
     assert answer.status_code == 503
     assert "2 events wait" in problem_of(answer)["detail"]
+
+
+def test_more_waiting_bytes_than_are_held_is_503(
+    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_append, "BYTES_WAITING", 500)
+    log = GatedLog(open_log(settings, clock))
+    large = EVENT | {"context": {"note": "n" * 300}}
+    with serving(settings, clock, log) as client, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.post, "/events", json=large)
+        waiting(client, 1)
+        answer = client.post("/events", json=large)
+        log.gate.release(2)
+        assert held.result().status_code == 202
+        assert client.post("/events", json=large).status_code == 202
+    assert answer.status_code == 503
+
+
+def test_whoever_waits_is_told_in_time_though_the_log_says_nothing(
+    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was handed to the log may still be stored, what waited is dropped."""
+    monkeypatch.setattr(group_append, "ANSWER_S", 0.05)
+    log = GatedLog(open_log(settings, clock))
+    with serving(settings, clock, log) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/events", json=EVENT)
+        assert log.arrived.acquire(timeout=30)
+        dropped = client.post("/events", json=EVENT | {"event_id": "e2"})
+        for answer in (first.result(), dropped):
+            assert answer.status_code == 503
+            assert "has not answered" in problem_of(answer)["detail"]
+        log.gate.release(1)
+    assert [event["event_id"] for event in stored(settings)] == ["e1"]
 
 
 def test_no_space_is_503_and_then_202_again(
