@@ -41,7 +41,7 @@ from pyiceberg.table.update.snapshot import (
 )
 from pyiceberg.table.update.validate import _validate_no_new_deletes_for_data_files
 from pyiceberg.transforms import DayTransform
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from feedloop.contracts.tables import RAW_TABLES, RawTable
 from feedloop.errors import Fenced, OffsetHistoryExpired, SettingsError
@@ -336,6 +336,12 @@ def refusals(table: Table) -> Iterator[None]:
         raise Fenced(
             f"The catalog did not say whether the commit to {name} landed; run "
             "it again, the table's offsets tell."
+        ) from error
+    except OperationalError as error:
+        raise Fenced(
+            f"The catalog failed in the commit to {name} ({error.orig}); see that its "
+            "database answers and run it again, the table's offsets tell whether it "
+            "landed."
         ) from error
     except ValueError as error:
         # what pyiceberg raises when two branches commit at once

@@ -16,6 +16,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.update.snapshot import _MergeAppendFiles, _SnapshotProducer
+from sqlalchemy.exc import OperationalError
 
 from feedloop.contracts import tables
 from feedloop.contracts.tables import RAW_TABLES, RawTable
@@ -254,6 +255,7 @@ def test_a_last_attempt_whose_reply_was_lost_leaves_the_table_readable(
     "error",
     [
         CommitStateUnknownException("504"),
+        OperationalError("COMMIT", {}, ConnectionResetError("reset")),
         ValueError("Cannot add snapshot with sequence number 3 older than 4"),
     ],
 )
