@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,14 +50,21 @@ class Deduplicator:
         self._folder = folder
         self._horizon = horizon
         self._indexes: dict[str, EventIndex] = {}
+        # files of the commit under way, which the table does not have yet
+        self._uncommitted: dict[str, FileScanTask] = {}
         self._existing: set[str] = set()
 
+    def begin(self) -> None:
+        """Forget what was written for a commit that is over."""
+        self._uncommitted = {}
+
     def fresh(self, table: Table, rows: pa.Table) -> Fresh:
-        """``rows`` (EVENTS_SCHEMA) without what the log or ``table`` had before."""
+        """``rows`` (EVENTS_SCHEMA) without what the log had before, or ``table``
+        and what was remembered since ``begin``."""
         if not rows.num_rows:
             return Fresh(rows, np.empty(0, np.uint64))
         found = first_of_each(Fresh(rows, hashes_of(rows["event_id"])))
-        tasks = self._within_horizon(table, found.rows)
+        tasks = self._within_horizon(table, found.rows) | self._uncommitted
         self._existing = set(tasks)
         index = self._index(table)
         self._catch_up(index, table, tasks)
@@ -68,17 +75,17 @@ class Deduplicator:
                 kept[positions[held]] = False
         return found.only(kept)
 
-    def remember(
-        self, table: Table, written: Iterable[tuple[Fresh, Sequence[DataFile]]]
-    ) -> None:
-        """Take over what was just committed, so that nobody need read it again."""
-        entries: dict[str, Hashes] = {}
-        for fresh, files in written:
-            days = _days(fresh.rows)
-            for file in files:
-                same_day = [f for f in files if f.partition[0] == file.partition[0]]
-                if len(same_day) == 1:  # else it is not known which has which
-                    entries[file.file_path] = fresh.hashes[days == file.partition[0]]
+    def remember(self, table: Table, fresh: Fresh, files: Sequence[DataFile]) -> None:
+        """Take over ``fresh``, which was just written to ``files``, one a day.
+
+        What is not committed in the end is in no table, and then not asked for.
+        """
+        days = _days(fresh.rows)
+        entries = {
+            file.file_path: fresh.hashes[days == file.partition[0]] for file in files
+        }
+        self._uncommitted |= {file.file_path: FileScanTask(file) for file in files}
+        self._existing |= entries.keys()
         self._index(table).add(entries, self._existing)
 
     def _index(self, table: Table) -> EventIndex:

@@ -11,7 +11,6 @@ relies on.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,6 @@ from pyiceberg.exceptions import (
     ValidationException,
 )
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
@@ -46,6 +44,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from feedloop.contracts.tables import RAW_TABLES, RawTable
 from feedloop.errors import Fenced, OffsetHistoryExpired, SettingsError
 from feedloop.settings import Settings
+from loaders.data_files import write_files
 
 LOADS = "feedloop.loads"
 """The summary property with the ``Position`` of every stream of a table."""
@@ -269,20 +268,13 @@ class _PendingCommit:
         self._table = table
         self._transaction = table.transaction()
         self._producer = producer(self._transaction, table.io)
-        self._file_numbers = itertools.count()
+        self._files = 0
         self.rows = 0
 
     def add(self, rows: pa.Table) -> list[DataFile]:
         """Write ``rows`` to files of their partitions; nobody sees them yet."""
-        files = list(
-            _dataframe_to_data_files(
-                table_metadata=self._transaction.table_metadata,
-                df=rows,
-                io=self._table.io,
-                write_uuid=self._producer.commit_uuid,
-                counter=self._file_numbers,
-            )
-        )
+        files = write_files(self._table, rows, self._producer.commit_uuid, self._files)
+        self._files += len(files)
         for file in files:
             self._producer.append_data_file(file)
         self.rows += rows.num_rows

@@ -8,22 +8,21 @@ reads them from the table and not from the log.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
-from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from feedloop.clock import Clock
 from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Records
 from feedloop.contracts.tables import DEAD_LETTERS
 from feedloop.settings import Settings
-from loaders.decode import Decoded, decoder
-from loaders.dedupe import Deduplicator, Fresh
+from loaders.decode import decoder
+from loaders.dedupe import Deduplicator
 from loaders.iceberg import (
     FencedAppend,
     OffsetFence,
@@ -39,7 +38,7 @@ from loaders.losses import refuse
 # so that whoever reads the tables meanwhile finds an event's item and user
 CATALOGUE_FIRST = (ITEMS, USERS, EVENTS)
 READ_RECORDS = 50_000
-WRITE_ROWS = 250_000
+PART_RECORDS = 200_000
 
 Offsets = Mapping[int, int]
 
@@ -59,6 +58,15 @@ class LoadReport:
     @property
     def records(self) -> int:
         return self.rows + self.dead_letters + self.duplicates
+
+
+@dataclass
+class _Progress:
+    """What was read of a batch, and the offsets to go on from."""
+
+    offsets: Offsets
+    rows: int = 0
+    dead: int = 0
 
 
 class Loader:
@@ -108,60 +116,81 @@ class Loader:
             return self._nothing({})
         offsets: Offsets = start.offsets if start else state.beginning
 
-        # 3. Read and decode up to the limit; only Arrow stays in memory.
+        # 3. Read and decode, take the first of each event_id, write files: a
+        #    part at a time, so that memory does not grow with the batch.
+        #    Nobody sees the files yet. Dead letters have offsets of their own:
+        #    those that a try which got no further has stored are left out.
         load_seq = start.load_seq + 1 if start else 1
-        batches, following = self._read(offsets, load_seq)
-        rows = pa.Table.from_batches([decoded.rows for decoded in batches])
-        dead = pa.Table.from_batches([decoded.dead for decoded in batches])
-        if not rows.num_rows and not dead.num_rows:
+        told = dead_start
+        if told is not None and told.topic_id != state.topic_id:
+            told = None
+        append, dead_append = FencedAppend(table), FencedAppend(dead_table)
+        read = _Progress(offsets)
+        self._dedupe.begin()
+        for rows, dead, following in self._parts(offsets, load_seq):
+            read.offsets = following
+            read.rows += rows.num_rows
+            read.dead += dead.num_rows
+            dead_append.add(_not_below(dead, told))
+            self._store(append, table, rows)
+        if not read.rows and not read.dead:
             return self._nothing(offsets)
-        end = Position(state.topic_id, load_seq, dict(following))
+        end = Position(state.topic_id, load_seq, dict(read.offsets))
 
-        # 4. The first of each event_id, in this batch and in the table.
-        fresh = self._dedupe.fresh(table, rows) if self._stream == EVENTS else None
-        stored = fresh.rows if fresh is not None else rows
-
-        # 5. Dead letters, with offsets of their own: when step 6 fails and the
-        #    batch is read again, those below them are not written twice.
-        told = (
-            dead_start if dead_start and dead_start.topic_id == end.topic_id else None
-        )
-        new_dead = _not_below(dead, told)
-        if new_dead.num_rows:
+        # 4. Dead letters first: when step 5 fails and the batch is read again,
+        #    those below their offsets are not written twice.
+        if dead_append.rows:
             fence = OffsetFence(self._stream, dead_start, _furthest(end, told))
-            _commit(dead_table, new_dead, fence)
+            _commit(dead_table, dead_append, fence)
 
-        # 6. The rows and the offsets, in one commit, unless someone was faster.
-        files = _commit(table, stored, OffsetFence(self._stream, start, end))
-        if fresh is not None:
-            self._dedupe.remember(table, _of_each_write(fresh, files))
+        # 5. The rows and the offsets, in one commit, unless someone was faster.
+        _commit(table, append, OffsetFence(self._stream, start, end))
         return LoadReport(
             stream=self._stream,
-            rows=stored.num_rows,
-            dead_letters=dead.num_rows,
-            duplicates=rows.num_rows - stored.num_rows,
+            rows=append.rows,
+            dead_letters=read.dead,
+            duplicates=read.rows - append.rows,
             offsets_from=offsets,
-            offsets_to=following,
+            offsets_to=read.offsets,
             load_seq=load_seq,
         )
 
     def _open(self, name: str) -> Table:
         return open_table(self._catalog, self._settings, name)
 
-    def _read(self, offsets: Offsets, load_seq: int) -> tuple[list[Decoded], Offsets]:
+    def _parts(
+        self, offsets: Offsets, load_seq: int
+    ) -> Iterator[tuple[pa.Table, pa.Table, Offsets]]:
+        """Rows, dead letters, and the offsets after them."""
         left = self._settings.load_max_events
-        # an empty one, so that there is a schema where there are no records
-        decoded = [self._decoder.decode(Records.of([]), load_seq)]
-        with _no_garbage_collection():
-            while left > 0:
-                batch = self._log.read(self._topic, offsets, min(left, READ_RECORDS))
-                offsets = batch.next_offsets
-                if not len(batch):
-                    break
-                for records in batch.parts:
-                    decoded.append(self._decoder.decode(records, load_seq))
-                left -= len(batch)
-        return decoded, offsets
+        while left > 0:
+            # an empty one, so that there is a schema where there are no records
+            decoded = [self._decoder.decode(Records.of([]), load_seq)]
+            room = min(left, PART_RECORDS)
+            left -= room
+            with _no_garbage_collection():
+                while room > 0:
+                    most = min(room, READ_RECORDS)
+                    batch = self._log.read(self._topic, offsets, most)
+                    offsets = batch.next_offsets
+                    if not len(batch):
+                        left = 0
+                        break
+                    for records in batch.parts:
+                        decoded.append(self._decoder.decode(records, load_seq))
+                    room -= len(batch)
+            yield (
+                pa.Table.from_batches([part.rows for part in decoded]),
+                pa.Table.from_batches([part.dead for part in decoded]),
+                offsets,
+            )
+
+    def _store(self, append: FencedAppend, table: Table, rows: pa.Table) -> None:
+        if self._stream == EVENTS:
+            fresh = self._dedupe.fresh(table, rows)
+            self._dedupe.remember(table, fresh, append.add(fresh.rows))
+        else:
+            append.add(rows)
 
     def _nothing(self, offsets: Offsets) -> LoadReport:
         return LoadReport(self._stream, 0, 0, 0, offsets, offsets, None)
@@ -227,21 +256,6 @@ def _not_below(dead: pa.Table, start: Position | None) -> pa.Table:
     return dead.filter(pa.array(new, pa.bool_()))
 
 
-def _commit(table: Table, rows: pa.Table, fence: OffsetFence) -> list[list[DataFile]]:
-    """Commit ``rows``; the files of each ``WRITE_ROWS`` of them."""
-    append = FencedAppend(table)
-    files = [
-        append.add(rows.slice(first, WRITE_ROWS))
-        for first in range(0, rows.num_rows, WRITE_ROWS)
-    ]
+def _commit(table: Table, append: FencedAppend, fence: OffsetFence) -> None:
+    """Make what was appended to ``table`` count."""
     append.commit(fence)
-    return files
-
-
-def _of_each_write(
-    fresh: Fresh, files: Sequence[Sequence[DataFile]]
-) -> Iterator[tuple[Fresh, Sequence[DataFile]]]:
-    for number, written in enumerate(files):
-        first = number * WRITE_ROWS
-        part = slice(first, first + WRITE_ROWS)
-        yield Fresh(fresh.rows.slice(first, WRITE_ROWS), fresh.hashes[part]), written
