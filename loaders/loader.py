@@ -11,9 +11,10 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
@@ -45,7 +46,8 @@ Offsets = Mapping[int, int]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What one batch did. ``load_seq`` is None where there was nothing new."""
+    """What one batch did. ``load_seq`` is None where there was nothing new,
+    ``newest`` the log's time of the newest record."""
 
     stream: str
     rows: int
@@ -54,6 +56,7 @@ class LoadReport:
     offsets_from: Offsets
     offsets_to: Offsets
     load_seq: int | None
+    newest: datetime | None = None
 
     @property
     def records(self) -> int:
@@ -153,6 +156,7 @@ class Loader:
             offsets_from=offsets,
             offsets_to=read.offsets,
             load_seq=load_seq,
+            newest=_newest(rows, dead),
         )
 
     def _open(self, name: str) -> Table:
@@ -230,6 +234,11 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _newest(*parts: pa.Table) -> datetime | None:
+    times = [pc.max(part["ingested_at"]).as_py() for part in parts if part.num_rows]
+    return max(times, default=None)
 
 
 def _furthest(end: Position, told: Position | None) -> Position:

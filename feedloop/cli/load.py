@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from contextlib import closing
+from datetime import timedelta
 
 import click
 import msgspec
@@ -140,13 +141,16 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
     table tells where to go on.
     """
     with stopped_by_signal() as stop:
+        upkeep = _Upkeep(settings, stop)
 
         def tell(report: LoadReport) -> None:
-            log_event("load", "batch", **msgspec.to_builtins(report, str_keys=True))
+            lag = clock.now() - report.newest if report.newest else timedelta(0)
+            fields = msgspec.to_builtins(report, str_keys=True)
+            log_event("load", "batch", **fields, lag_s=lag.total_seconds())
             if stop.came:
                 raise _Stopped
+            upkeep.when_due()
 
-        maintained = time.monotonic()
         while not stop.came:
             try:
                 load_all(settings, clock, on_batch=tell)
@@ -154,23 +158,34 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
                 log_event("load", "batch left out", reason=str(error))
             except _Stopped:
                 return
-            if 0 < settings.maintain_every_s <= time.monotonic() - maintained:
-                _maintain(settings, stop)
-                maintained = time.monotonic()
+            upkeep.when_due()
             stop.wait(period)
 
 
-def _maintain(settings: Settings, stop: StopSignal) -> None:
-    deadline = time.monotonic() + MAINTENANCE_S
+class _Upkeep:
+    """Maintenance between two batches, a minute at a time."""
 
-    def go_on() -> bool:
-        return not stop.came and time.monotonic() < deadline
+    def __init__(self, settings: Settings, stop: StopSignal) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._done = time.monotonic()
 
-    try:
-        for report in maintain(settings, SystemClock().now(), go_on=go_on):
-            log_event("load", "maintenance", **msgspec.to_builtins(report))
-    except (Fenced, MaintenanceFailed) as error:
-        log_event("load", "maintenance left out", reason=str(error))
+    def when_due(self) -> None:
+        every = self._settings.maintain_every_s
+        if self._stop.came or not 0 < every <= time.monotonic() - self._done:
+            return
+        deadline = time.monotonic() + MAINTENANCE_S
+
+        def go_on() -> bool:
+            return not self._stop.came and time.monotonic() < deadline
+
+        try:
+            # the clock that dates files and commits, never a simulated one
+            for report in maintain(self._settings, SystemClock().now(), go_on=go_on):
+                log_event("load", "maintenance", **msgspec.to_builtins(report))
+        except (Fenced, MaintenanceFailed) as error:
+            log_event("load", "maintenance left out", reason=str(error))
+        self._done = time.monotonic()
 
 
 class _Stopped(Exception):

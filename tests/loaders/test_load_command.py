@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import signal
 from contextlib import closing
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -72,6 +73,9 @@ def test_every_so_often_until_it_is_told_to_stop(
     assert (process.returncode, err) == (0, "")
     assert (first["event"], first["rows"], first["load_seq"]) == ("batch", 1, 1)
     assert (second["stream"], second["rows"], second["load_seq"]) == ("events", 2, 2)
+    # since the newest of its records came into the log
+    lag = datetime.now(UTC) - NOW
+    assert 0 <= lag.total_seconds() - second["lag_s"] < 3600
     assert event_ids(settings) == ["e1", "e2", "e3"]
 
 
