@@ -77,7 +77,7 @@ def lists(
     }
     for name, baseline in baselines.items():
         yield name, baseline.recommend(log, task.users, k, True, task.among)
-    ranker = learnt_ranker(history, items, recipe)
+    ranker = learnt_ranker(history, items, recipe, task.users)
     with fitted(history, items, history.as_of, recipe, ranker) as now:
         people = now.users(task.users)
         for name, is_ranked in {"blend": False, "pipeline": True}.items():

@@ -237,8 +237,8 @@ def _nearest_indexed(
 
 def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
     """Keys (row, ordinal), sorted, and scores of the neighbours of what users
-    engaged with last: the sum of similarities, each over the root of its
-    place in the history, newest first."""
+    engaged with last: the sum of similarities, halved every
+    ``recent_half_life`` places in the history, newest first."""
     place = places_in(users.recent_offsets)
     kept = place < build.params.recent_items
     seeds, rows, place = (
@@ -247,9 +247,10 @@ def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
         place[kept],
     )
     near = build.neighbours[seeds].astype(np.int64)
-    score = (
-        build.neighbour_scores[seeds] / np.sqrt(1 + place, dtype=np.float32)[:, None]
+    decay = 0.5 ** (
+        np.arange(build.params.recent_items) / build.params.recent_half_life
     )
+    score = build.neighbour_scores[seeds] * decay.astype(np.float32)[place, None]
     present = near >= 0
     keys = _keys(np.broadcast_to(rows[:, None], near.shape)[present], near[present])
     if len(keys) == 0:

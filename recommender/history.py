@@ -175,6 +175,18 @@ def interactions(history: History, as_of: datetime) -> pa.Table:
     )
 
 
+def user_items(history: History) -> pa.Table:
+    """user_id, item_id, recency_place: each pair once, from 1 for the newest."""
+    rows, offsets = history.pairs()
+    return pa.table(
+        {
+            "user_id": history.user_ids.take(pa.array(history.user[rows])),
+            "item_id": history.item_ids.take(pa.array(history.item[rows])),
+            "recency_place": places_in(offsets) + 1,
+        }
+    )
+
+
 def item_values(
     history: History, as_of: datetime, items: int, trend_half_life_hours: float
 ) -> dict[str, Doubles]:

@@ -1,10 +1,11 @@
-"""Item-item neighbours from a random walk, sparse and bounded.
+"""Item-item neighbours from what people take one after the other.
 
-RP3beta: Paudel et al., "Updatable, Accurate, Diverse, and Scalable
-Recommendations for Interactive Applications" (2017). A walk goes from an item
-to one of the people who touched it and on to one of theirs; the chance to end
-at another item, raised to ``alpha`` and divided by that item's popularity to
-the power ``beta``, is the neighbour's score.
+The cosine of co-occurrence (Sarwar et al., "Item-based collaborative
+filtering", 2001), where two items of a person count the less the more others
+lie between them, and where items that few people touched are held back
+(shrinkage, as in Bell and Koren, "Scalable Collaborative Filtering with
+Jointly Derived Neighborhood Interpolation Weights", 2007). Sparse and bounded:
+a person's pairs lie within a window, an item keeps its nearest neighbours.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
-from recommender.arrays import Ints, offsets_of, places_in
-from recommender.history import History
+from recommender.arrays import (
+    Doubles,
+    Ints,
+    codes,
+    column,
+    ids,
+    offsets_of,
+    places_in,
+)
 
 NEIGHBOURS = pa.schema(
     [
@@ -26,62 +34,95 @@ NEIGHBOURS = pa.schema(
 )
 
 ITEMS_AT_A_TIME = 1024
+PAIRS_AT_A_TIME = 8_000_000
 
 
 class ItemItemParams(msgspec.Struct, frozen=True, kw_only=True):
-    """``most_items``: of one person, the newest; bounds the work for heavy
-    users. ``neighbours``: kept of an item."""
+    """``half_life``: places between two items of a person after which their
+    pair counts half, with none counted beyond ``window``. ``most_items``: of
+    one person, the newest. ``shrinkage``: people added to each item's.
+    ``neighbours``: kept of an item."""
 
-    alpha: float = 0.8
-    beta: float = 0.3
+    half_life: float = 5.0
+    window: int = 30
     most_items: int = 200
+    shrinkage: float = 10.0
     neighbours: int = 50
 
 
-def train_neighbours(history: History, params: ItemItemParams) -> pa.Table:
-    """NEIGHBOURS, each item's by falling score; a score is over the item's
-    highest, so that the nearest one has 1."""
-    items = len(history.item_ids)
-    rows, offsets = history.pairs()
-    rows = rows[places_in(offsets) < params.most_items]
-    seen = sp.csr_matrix(
-        (np.ones(len(rows)), (history.user[rows], history.item[rows])),
-        shape=(len(history.user_ids), items),
-    )
-    people = np.asarray(seen.sum(axis=0)).ravel()
-    theirs = np.asarray(seen.sum(axis=1)).ravel()
-    to_people = (sp.diags_array(1 / np.maximum(people, 1)) @ seen.T).tocsr()
-    to_items = (sp.diags_array(1 / np.maximum(theirs, 1)) @ seen).tocsr()
-    damping = np.maximum(people, 1) ** params.beta
+def train_neighbours(
+    pairs: pa.Table, params: ItemItemParams, *, ordered: bool = True
+) -> pa.Table:
+    """NEIGHBOURS, each item's by falling score; scores are within (0, 1).
+
+    ``pairs``: user_id, item_id, recency_place (from 1, each user's newest
+    first), every pair once, in any order of rows. Where the places say nothing
+    (``ordered`` false) all of a person's pairs count alike.
+    """
+    place = column(pairs, "recency_place", pa.int64()).to_numpy()
+    kept = place <= params.most_items
+    user, _ = codes(ids(pairs, "user_id").filter(pa.array(kept)))
+    item, item_ids = codes(ids(pairs, "item_id").filter(pa.array(kept)))
+    order = np.lexsort((place[kept], user))
+    user, item, items = user[order], item[order], len(item_ids)
+    people = np.bincount(item, minlength=items) + params.shrinkage
+    root = np.sqrt(people)
+    together = _together(user, item, items, params if ordered else None)
     parts = [NEIGHBOURS.empty_table()]
     for start in range(0, items, ITEMS_AT_A_TIME):
-        walk = (to_people[start : start + ITEMS_AT_A_TIME] @ to_items).tocoo()
-        item, near = walk.coords[0] + start, walk.coords[1]
-        score = walk.data**params.alpha / damping[near]
-        other = item != near
-        parts.append(
-            _nearest(history, item[other], near[other], score[other], params.neighbours)
-        )
+        found = together[start : start + ITEMS_AT_A_TIME].tocoo()
+        one, near = found.coords[0] + start, found.coords[1]
+        score = found.data / (root[one] * root[near])
+        parts.append(_nearest(item_ids, one, near, score, params.neighbours))
     return pa.concat_tables(parts)
 
 
+def _together(
+    user: Ints, item: Ints, items: int, params: ItemItemParams | None
+) -> sp.csr_matrix:
+    """(items, items), symmetric with an empty diagonal: how often two items
+    are a person's, by their distance where ``params`` are given.
+
+    ``user``, ``item``: distinct pairs by user and time.
+    """
+    if params is None:
+        shape = (int(user.max(initial=-1)) + 1, items)
+        seen = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
+        every = (seen.T @ seen).tocsr()
+        every.setdiag(0)
+        every.eliminate_zeros()
+        return every
+    total = sp.csr_matrix((items, items))
+    ones, others, weights = [], [], []
+    waiting = 0
+    for distance in range(1, params.window + 1):
+        same = np.flatnonzero(user[distance:] == user[:-distance])
+        one, other = item[same], item[same + distance]
+        ones.append(np.minimum(one, other))
+        others.append(np.maximum(one, other))
+        weights.append(np.full(len(same), 0.5 ** (distance / params.half_life)))
+        waiting += len(same)
+        if waiting > PAIRS_AT_A_TIME or distance == params.window:
+            at = (np.concatenate(ones), np.concatenate(others))
+            total = total + sp.csr_matrix(
+                (np.concatenate(weights), at), shape=total.shape
+            )
+            ones, others, weights = [], [], []
+            waiting = 0
+    return (total + total.T).tocsr()
+
+
 def _nearest(
-    history: History,
-    item: Ints,
-    near: Ints,
-    score: np.ndarray[tuple[int], np.dtype[np.float64]],
-    most: int,
+    item_ids: pa.Array, item: Ints, near: Ints, score: Doubles, most: int
 ) -> pa.Table:
     order = np.lexsort((near, -score, item))
     item, near, score = item[order], near[order], score[order]
-    offsets = offsets_of(item, len(history.item_ids))
-    best = score[offsets[item]]
-    kept = places_in(offsets) < most
+    kept = places_in(offsets_of(item, len(item_ids))) < most
     return pa.table(
         [
-            history.item_ids.take(pa.array(item[kept])),
-            history.item_ids.take(pa.array(near[kept])),
-            pa.array((score / best)[kept], pa.float32()),
+            item_ids.take(pa.array(item[kept])),
+            item_ids.take(pa.array(near[kept])),
+            pa.array(score[kept], pa.float32()),
         ],
         schema=NEIGHBOURS,
     )

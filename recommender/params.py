@@ -20,7 +20,8 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     trending_share: Share = 0.15
     popular_share: Share = 0.10
     fresh_share: Share = 0.05
-    recent_items: Annotated[int, Meta(ge=0, le=100)] = 20
+    recent_items: Annotated[int, Meta(ge=0, le=100)] = 30
+    recent_half_life: Annotated[float, Meta(gt=0)] = 7.0
 
     # the index: catalogues of up to exact_up_to vectors are searched exactly
     exact_up_to: Annotated[int, Meta(ge=0)] = 16_384

@@ -33,6 +33,7 @@ from recommender.embeddings import (
     map_cold_items,
     train_item_factors,
 )
+from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
@@ -135,6 +136,21 @@ def user_vectors(
             params,
         )
         parts.append(_labelled(folded, purpose, as_of=row["as_of"]))
+    return pa.concat_tables(parts)
+
+
+def item_neighbours(
+    instants: pa.Table, user_items: pa.Table, params: ItemItemParams
+) -> pa.Table:
+    """The nearest items of each item at every instant.
+
+    ``user_items``: purpose, user_id, item_id, recency_place. Returns purpose,
+    item_id, neighbour_id, score, as_of.
+    """
+    parts = []
+    for row in instants.to_pylist():
+        near = train_neighbours(of_purpose(user_items, row["purpose"]), params)
+        parts.append(_labelled(near, row["purpose"], as_of=row["as_of"]))
     return pa.concat_tables(parts)
 
 

@@ -27,6 +27,7 @@ from recommender.arrays import (
     Ints,
     column,
     ids,
+    places_in,
     positions,
     vectors,
 )
@@ -43,6 +44,7 @@ from recommender.history import (
     item_lists,
     item_values,
     microseconds,
+    user_items,
     user_values,
 )
 from recommender.item_item import ItemItemParams, train_neighbours
@@ -52,6 +54,7 @@ from recommender.ranking import RankerParams, train_ranker
 
 STRINGS = pa.list_(pa.string())
 MOST_CONSUMED = 1 << 20
+MORE_RECENT = 1.2
 
 
 @dataclass(frozen=True)
@@ -192,31 +195,50 @@ def _known(table: pa.Table, name: str, kind: pa.DataType, at: Ints) -> pa.Array:
     return _of(column(table, name, kind), at)
 
 
-def split(history: History, label_share: float) -> Split:
-    """The newest ``label_share`` of the interactions as labels: all after one
-    instant where there are times, else each person's last."""
-    if history.timed:
-        at = history.at[int(len(history) * (1 - label_share))]
-        before = history.at < at
+def split(history: History, label_share: float, served: Bools | None = None) -> Split:
+    """The newest ``label_share`` of the pairs of a user and an item as labels,
+    all that is known of a pair on the same side.
+
+    After one instant for everyone, as lists are made, or each person's last.
+    The latter where there are no times, and where the ``served`` (by user
+    code; None: everyone) are no more recent than people at large: then what is
+    asked for is not what comes after the log's end, but how each one's own
+    history goes on.
+    """
+    newest, offsets = history.pairs()
+    pair_of = _pair_of_each(history, newest)
+    if history.timed and _follow_the_log(history, label_share, served):
+        first = np.full(len(newest), np.iinfo(np.int64).max)
+        np.minimum.at(first, pair_of, history.at)
+        at = np.sort(first)[int(len(first) * (1 - label_share))]
+        before, after = history.at < at, (first >= at)[pair_of]
         as_of = EPOCH + timedelta(microseconds=int(at))
     else:
-        before = ~last_of_each(history, label_share)
+        count = np.diff(offsets)
+        held = np.where(count > 1, np.ceil(label_share * count), 0)
+        after = (places_in(offsets) < np.repeat(held, count))[pair_of]
+        before = ~after
         as_of = history.as_of
-    return Split(history.only(before), history.only(~before), as_of)
+    return Split(history.only(before), history.only(after), as_of)
 
 
-def last_of_each(history: History, share: float) -> Bools:
-    """The newest ``share`` of each user's interactions, rounded up, of users
-    who have two or more."""
-    order = np.argsort(history.user, kind="stable")
-    counts = np.bincount(history.user, minlength=len(history.user_ids))
-    start = np.cumsum(counts) - counts
-    user = history.user[order]
-    place = np.arange(len(order)) - start[user]
-    last = place >= counts[user] - np.ceil(share * counts[user])
-    found = np.zeros(len(order), np.bool_)
-    found[order] = last & (counts[user] > 1)
+def _pair_of_each(history: History, newest: Ints) -> Ints:
+    """For each interaction the place of its pair in ``newest``."""
+    width = max(len(history.item_ids), 1)
+    key = history.user * width + history.item
+    order = np.argsort(key[newest])
+    found: Ints = order[np.searchsorted(key[newest][order], key)]
     return found
+
+
+def _follow_the_log(history: History, label_share: float, served: Bools | None) -> bool:
+    """Whether the ``served`` were here lately more often than people at large."""
+    if served is None or len(history) == 0:
+        return True
+    late = history.at[int(len(history) * (1 - label_share))]
+    recent = np.zeros(len(history.user_ids), np.bool_)
+    recent[history.user[history.at >= late]] = True
+    return bool(recent[served].mean() > MORE_RECENT * recent.mean())
 
 
 @contextmanager
@@ -230,7 +252,9 @@ def fitted(
     """Every stage fitted on ``history``; the build's folder lives as long as
     the context."""
     factors = train_item_factors(interactions(history, as_of), recipe.als)
-    neighbours = train_neighbours(history, recipe.item_item)
+    neighbours = train_neighbours(
+        user_items(history), recipe.item_item, ordered=history.timed
+    )
     seen = np.zeros(len(history.item_ids), np.bool_)
     seen[history.item] = True
     published = items["published_at"].to_numpy() <= microseconds(as_of)
@@ -301,10 +325,20 @@ def _with_values(
     return table
 
 
-def learnt_ranker(history: History, items: pa.Table, recipe: Recipe) -> bytes | None:
-    """The ranker, from an inner split of ``history``; None where it holds
-    nothing to learn from."""
-    inner = split(history, recipe.label_share)
+def learnt_ranker(
+    history: History,
+    items: pa.Table,
+    recipe: Recipe,
+    served: pa.Array | None = None,
+) -> bytes | None:
+    """The ranker, from an inner split of ``history`` (``served``: user ids, see
+    ``split``); None where it holds nothing to learn from."""
+    wanted = None
+    if served is not None:
+        wanted = np.zeros(len(history.user_ids), np.bool_)
+        code = positions(history.user_ids, served)
+        wanted[code[code >= 0]] = True
+    inner = split(history, recipe.label_share, wanted)
     known = np.zeros(len(history.user_ids), np.bool_)
     known[inner.before.user] = True
     labelled = inner.after.only(known[inner.after.user])

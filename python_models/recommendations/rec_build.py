@@ -19,7 +19,9 @@ def model(dbt, session):
             dbt.ref("emb_item_vectors").filter(serving).sort("item_id")
         ),
         neighbours=frames.arrow(
-            dbt.ref("feat_item_neighbours").filter(serving).sort("item_id", "place")
+            dbt.ref("emb_item_neighbours")
+            .filter(serving)
+            .sort("item_id", "neighbour_id")
         ),
         categories=frames.arrow(dbt.ref("dim_categories")),
         ranker=ranker[0] if ranker else None,

@@ -15,7 +15,7 @@ def model(dbt, session):
         items=frames.arrow(dbt.ref("int_item_features").sort("purpose", "item_id")),
         vectors=frames.arrow(dbt.ref("emb_item_vectors").sort("purpose", "item_id")),
         neighbours=frames.arrow(
-            dbt.ref("feat_item_neighbours").sort("purpose", "item_id", "place")
+            dbt.ref("emb_item_neighbours").sort("purpose", "item_id", "neighbour_id")
         ),
         categories=frames.arrow(dbt.ref("dim_categories")),
         features=seeds.read_features(folder),

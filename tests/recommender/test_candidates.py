@@ -95,7 +95,7 @@ def test_each_source_brings_what_it_should(tmp_path: Path) -> None:
     assert set(names(build, got)) == set(ranked[POPULAR]) | others | {"i0010", "i0011"}
     score = dict(zip(names(build, got), got.item_item_score.tolist(), strict=True))
     assert score["i0034"] == pytest.approx(0.5)
-    assert score["i0035"] == pytest.approx(0.4 + 0.4 / np.sqrt(2))
+    assert score["i0035"] == pytest.approx(0.4 + 0.4 * 0.5 ** (1 / 7))
 
 
 def test_index_and_exact_search_agree(tmp_path: Path) -> None:

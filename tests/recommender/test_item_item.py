@@ -1,27 +1,34 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from recommender.history import History, read_history
 from recommender.item_item import NEIGHBOURS, ItemItemParams, train_neighbours
 
+Pairs = list[tuple[str, str]]
 
-def history(pairs: list[tuple[str, str]]) -> History:
-    columns = {
-        "user_id": [user for user, _ in pairs],
-        "item_id": [item for _, item in pairs],
-    }
-    return read_history(
-        pa.table(columns, schema=pa.schema(dict.fromkeys(columns, pa.string()))), {}
+
+def table(pairs: Pairs) -> pa.Table:
+    """Pairs in the order in which they came."""
+    places: list[int] = []
+    for at, (user, _) in enumerate(pairs):
+        places.append(sum(other == user for other, _ in pairs[at:]))
+    return pa.table(
+        {
+            "user_id": pa.array([user for user, _ in pairs], pa.string()),
+            "item_id": pa.array([item for _, item in pairs], pa.string()),
+            "recency_place": pa.array(places, pa.int64()),
+        }
     )
 
 
-def neighbours(pairs: list[tuple[str, str]], **params: float) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    table = train_neighbours(history(pairs), ItemItemParams(**params))
-    assert table.schema == NEIGHBOURS
-    for row in table.to_pylist():
-        assert 0 < row["score"] <= 1
-        found.setdefault(row["item_id"], []).append(row["neighbour_id"])
+def neighbours(
+    pairs: Pairs, *, ordered: bool = True, **params: float
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    made = train_neighbours(table(pairs), ItemItemParams(**params), ordered=ordered)
+    assert made.schema == NEIGHBOURS
+    for row in made.to_pylist():
+        found.setdefault(row["item_id"], {})[row["neighbour_id"]] = row["score"]
     return found
 
 
@@ -33,33 +40,60 @@ BOARD = [
 ]
 
 
-def test_neighbours_are_of_the_same_colour() -> None:
-    found = neighbours(BOARD)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_neighbours_are_of_the_same_colour(ordered: bool) -> None:
+    found = neighbours(BOARD, ordered=ordered)
     assert set(found["i0"]) == {"i2", "i4"}
     assert set(found["i1"]) == {"i3", "i5"}
 
 
-def test_the_nearest_comes_first() -> None:
-    pairs = [("u", "a"), ("u", "b"), ("v", "a"), ("v", "b"), ("w", "a"), ("w", "c")]
-    assert neighbours(pairs, beta=0)["a"] == ["b", "c"]
+def test_a_score_is_the_cosine_of_what_came_together() -> None:
+    pairs = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "a")]
+    found = neighbours(pairs, half_life=1, shrinkage=1)
+    assert found["a"]["b"] == pytest.approx(0.5 / np.sqrt(3 * 2))
+    assert found["a"]["c"] == pytest.approx(0.25 / np.sqrt(3 * 2))
+    assert found["c"]["a"] == found["a"]["c"]
+    assert list(found["a"]) == ["b", "c"]
 
 
-def test_beta_puts_the_popular_ones_back() -> None:
-    pairs = [
-        ("u", "a"),
-        ("u", "rare"),
-        ("u", "hit"),
-        *((f"x{n}", "hit") for n in "123"),
-    ]
-    assert neighbours(pairs, beta=1)["a"][0] == "rare"
+def test_without_an_order_all_of_a_person_is_together() -> None:
+    pairs = [("u", "a"), ("u", "b"), ("u", "c")]
+    found = neighbours(pairs, ordered=False, shrinkage=1)
+    assert found["a"] == {"b": 0.5, "c": 0.5}
 
 
-def test_a_person_counts_with_the_newest_items_only() -> None:
+def test_what_lies_beyond_the_window_is_not_together() -> None:
+    pairs = [("u", "a"), ("u", "b"), ("u", "c")]
+    assert set(neighbours(pairs, window=1)["a"]) == {"b"}
+
+
+def test_shrinkage_puts_a_chance_meeting_behind() -> None:
+    once = [("u", "a"), ("u", "rare")]
+    often = [(f"x{at}", item) for at in range(3) for item in ("a", "hit")]
+    alone = [(f"y{at}", "hit") for at in range(12)]
+    pairs = [*once, *often, *alone]
+    assert next(iter(neighbours(pairs, shrinkage=0)["a"])) == "rare"
+    assert next(iter(neighbours(pairs, shrinkage=10)["a"])) == "hit"
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    rows = table(BOARD)
+    shuffled = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
+    one, other = (train_neighbours(t, ItemItemParams()) for t in (rows, shuffled))
+    assert one == other
+
+
+def test_work_is_bounded() -> None:
     pairs = [("u", "old"), ("u", "a"), ("u", "b")]
-    assert neighbours(pairs, most_items=2) == {"a": ["b"], "b": ["a"]}
+    found = neighbours(pairs, most_items=2)
+    assert {item: list(near) for item, near in found.items()} == {
+        "a": ["b"],
+        "b": ["a"],
+    }
     assert len(neighbours(pairs, neighbours=1)["a"]) == 1
 
 
+@pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("pairs", [[], [("u", "a")], [("u", "a"), ("v", "b")]])
-def test_nobody_shares_anything(pairs: list[tuple[str, str]]) -> None:
-    assert neighbours(pairs) == {}
+def test_nobody_shares_anything(pairs: Pairs, ordered: bool) -> None:
+    assert neighbours(pairs, ordered=ordered) == {}

@@ -10,7 +10,6 @@ from recommender.params import KernelParams
 from recommender.standalone import (
     Recipe,
     fitted,
-    last_of_each,
     learnt_ranker,
     read_items,
     split,
@@ -55,14 +54,35 @@ def test_labels_come_after_what_is_learnt_from(timed: bool) -> None:
         assert inner.before.at.max() < inner.after.at.min()
 
 
-def test_last_of_each_leaves_everyone_something() -> None:
-    pairs = [("u", "a"), ("v", "a"), ("u", "b"), ("u", "c")]
+def test_who_is_served_decides_what_is_held_out() -> None:
+    """The people of the last hours are asked about what comes next, everybody
+    about how each history goes on."""
+    rows = [(f"u{at // 4}", f"i{at % 7}", 100 - at) for at in range(80)]
+    columns = {
+        "user_id": [user for user, _, _ in rows],
+        "item_id": [item for _, item, _ in rows],
+        "occurred_at": [NOW - timedelta(hours=ago) for *_, ago in rows],
+    }
+    whole = read_history(pa.table(columns), {})
+    everyone = np.ones(len(whole.user_ids), np.bool_)
+    each = split(whole, 0.1, everyone)
+    assert len(np.unique(each.after.user)) == 20
+    assert each.as_of == whole.as_of
+    late = np.zeros(len(everyone), np.bool_)
+    late[whole.user[-1]] = True
+    next_ = split(whole, 0.1, late)
+    assert next_.before.at.max() < next_.after.at.min()
+
+
+def test_a_pair_is_never_on_both_sides() -> None:
+    pairs = [("u", "a"), ("u", "b"), ("u", "c"), ("u", "b")]
     columns = {
         "user_id": [user for user, _ in pairs],
         "item_id": [item for _, item in pairs],
     }
-    last = last_of_each(read_history(pa.table(columns), {}), 0.1)
-    assert last.tolist() == [False, False, False, True]
+    inner = split(read_history(pa.table(columns), {}), 0.1)
+    assert set(inner.before.item) == {0, 2}
+    assert set(inner.after.item) == {1}
 
 
 @pytest.mark.parametrize("timed", [True, False])
