@@ -30,7 +30,7 @@ from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation, ancestors_of
-from pyiceberg.table.update import UpdatesAndRequirements
+from pyiceberg.table.update import TableUpdate, UpdatesAndRequirements
 from pyiceberg.table.update.snapshot import (
     _ManifestMergeManager,
     _MergeAppendFiles,
@@ -266,7 +266,7 @@ class _PendingCommit:
 
     def __init__(self, table: Table, producer: type[_FencedFiles]) -> None:
         self._table = table
-        self._transaction = table.transaction()
+        self._transaction = _Transaction(table)
         self._producer = producer(self._transaction, table.io)
         self._files = 0
         self.rows = 0
@@ -342,6 +342,23 @@ def refusals(table: Table) -> Iterator[None]:
         raise Fenced(
             f"Another branch of {name} was committed at the same instant; run it again."
         ) from error
+
+
+class _Transaction(Transaction):
+    """pyiceberg's transaction, without a copy of all metadata, snapshots and
+    all, each time that one of them is asked for: seventeen a commit."""
+
+    _made: tuple[TableMetadata, tuple[TableUpdate, ...], TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        base, updates = self._table.metadata, self._updates
+        if not updates:
+            return base
+        made = self._made
+        if made is None or made[0] is not base or made[1] is not updates:
+            made = self._made = base, updates, super().table_metadata
+        return made[2]
 
 
 class _FencedFiles(_SnapshotProducer[Any]):

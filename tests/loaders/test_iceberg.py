@@ -325,6 +325,10 @@ def test_the_private_api_is_the_one_that_was_measured() -> None:
     def source(function: Callable[..., Any]) -> str:
         return inspect.getsource(function)
 
+    # a new tuple with every update, so that it tells whether there were more
+    assert "self._updates += updates" in source(Transaction._stage)
+    metadata = source(Transaction.table_metadata.fget)
+    assert "update_table_metadata(self._table.metadata, self._updates)" in metadata
     rebuild = source(Transaction._rebuild_snapshot_updates)
     assert rebuild.index("_validate_concurrency()") < rebuild.index("._commit()")
     commit = source(Transaction.commit_transaction)
