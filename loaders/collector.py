@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import msgspec
@@ -35,7 +35,6 @@ from feedloop.http import (
     path_id,
 )
 from feedloop.settings import Settings
-from feedloop.telemetry import log_event
 from loaders.bodies import read_json
 from loaders.collector_answers import (
     AcceptedEvent,
@@ -43,11 +42,14 @@ from loaders.collector_answers import (
     AcceptedUser,
     BatchResult,
     Problem,
+    UnstoredBatch,
+    UnstoredEvent,
     answer,
     broken,
     refusal,
     results_of,
-    unavailable,
+    unstored,
+    unstored_batch,
 )
 from loaders.collector_docs import EventsOperation, ItemOperation, UserOperation
 from loaders.collector_metrics import CollectorMetrics
@@ -96,8 +98,8 @@ class _Collector:
             if not done:
                 raise LogUnavailable(f"The log has not answered for {ANSWER_S} s.")
             self._probe.result()
-        except LogUnavailable:
-            self._metrics.away()
+        except LogUnavailable as error:
+            self._metrics.away(error)
             raise
         self._metrics.reached()
 
@@ -151,7 +153,7 @@ class _Collector:
         try:
             await self._store(EVENTS, [event.message])
         except LogUnavailable as error:
-            return unavailable(error, AcceptedEvent(event.event_id, accepted=False))
+            return unstored(error, event.event_id)
         return answer(202, AcceptedEvent(event.event_id))
 
     async def _batch(self, events: list[Accepted | Refused]) -> ASGIApp:
@@ -164,9 +166,7 @@ class _Collector:
         try:
             await self._store(EVENTS, good)
         except LogUnavailable as error:
-            stored = error.stored if isinstance(error, PartlyStored) else ()
-            result = results_of(events, stored or [False] * len(good), str(error))
-            return unavailable(error, result)
+            return unstored_batch(error, events, len(good))
         return answer(202, results_of(events, [True] * len(good)))
 
     async def _store(self, stream: str, messages: list[Message]) -> None:
@@ -201,10 +201,8 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        try:
+        with suppress(LogUnavailable):  # it was logged, and may come yet
             await collector.ready()
-        except LogUnavailable as error:
-            log_event("collector", "log unavailable", reason=str(error))
         yield
         await collector.close()
 
@@ -214,12 +212,22 @@ def create_app(settings: Settings, log: EventLog, clock: Clock) -> Litestar:
         status_code=202,
         operation_class=EventsOperation,
         responses={
+            **_REFUSALS,
             202: ResponseSpec(
                 cast(type[Any], AcceptedEvent | BatchResult),
                 description="The log has what was accepted",
-            )
-        }
-        | _REFUSALS,
+            ),
+            422: ResponseSpec(
+                cast(type[Any], Problem | BatchResult),
+                description="Nothing was accepted; names the fields",
+            ),
+            503: ResponseSpec(
+                cast(type[Any], UnstoredEvent | UnstoredBatch),
+                description="The log is away; see Retry-After. What is not "
+                "accepted here may be stored all the same: send it again with the "
+                "event_id that it has here",
+            ),
+        },
         security=SECURITY,
     )
     async def events(request: Request[Any, Any, Any]) -> ASGIApp:

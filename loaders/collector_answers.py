@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from litestar.types import ASGIApp
 
-from feedloop.errors import LogUnavailable
+from feedloop.errors import LogUnavailable, PartlyStored
 from feedloop.http import RETRY_AFTER, JsonAnswer
 from loaders.intake import Accepted, Refused
 
@@ -35,6 +35,24 @@ class EventResult(msgspec.Struct, frozen=True, omit_defaults=True):
 class BatchResult(msgspec.Struct, frozen=True):
     """One result an event, in the order in which they were sent."""
 
+    results: list[EventResult]
+    accepted: int
+    rejected: int
+
+
+class UnstoredEvent(msgspec.Struct, frozen=True):
+    """An event that is good and not known to be stored: send it again, with this
+    ``event_id``, so that it is stored once whatever became of it."""
+
+    detail: str
+    event_id: str
+    accepted: bool = False
+
+
+class UnstoredBatch(msgspec.Struct, frozen=True):
+    """A batch of which only what is accepted is known to be stored."""
+
+    detail: str
     results: list[EventResult]
     accepted: int
     rejected: int
@@ -77,8 +95,10 @@ def results_of(
     return BatchResult(results, accepted, len(events) - accepted)
 
 
-def answer(status: int, content: msgspec.Struct) -> ASGIApp:
-    return JsonAnswer(_json.encode(content), status)
+def answer(
+    status: int, content: msgspec.Struct, headers: Mapping[str, str] | None = None
+) -> ASGIApp:
+    return JsonAnswer(_json.encode(content), status, headers)
 
 
 def refusal(
@@ -95,7 +115,16 @@ def broken(field: str, reason: str) -> ASGIApp:
     return refusal(422, f"{field}: {reason}" if field else reason, field, reason)
 
 
-def unavailable(error: LogUnavailable, content: msgspec.Struct) -> ASGIApp:
-    """503 with what is known: the ids under which to send again what."""
-    body = {"detail": str(error)} | msgspec.structs.asdict(content)
-    return JsonAnswer(_json.encode(body), 503, RETRY_AFTER)
+def unstored(error: LogUnavailable, event_id: str) -> ASGIApp:
+    """503 for an event that the log did not take."""
+    return answer(503, UnstoredEvent(str(error), event_id), RETRY_AFTER)
+
+
+def unstored_batch(
+    error: LogUnavailable, events: Sequence[Accepted | Refused], good: int
+) -> ASGIApp:
+    """503 for a batch with ``good`` good events that the log did not take all."""
+    stored = error.stored if isinstance(error, PartlyStored) else [False] * good
+    found = results_of(events, stored, str(error))
+    content = UnstoredBatch(str(error), found.results, found.accepted, found.rejected)
+    return answer(503, content, RETRY_AFTER)

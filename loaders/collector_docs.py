@@ -82,6 +82,8 @@ class EventsOperation(Operation):
             {"oneOf": [event, batch, wrapped]},
             {"one": EVENT, "batch": [EVENT, EVENT | {"event_type": "view"}]},
         )
+        lines = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+        self.request_body.content["application/x-ndjson"] = lines
         self.parameters = [
             Parameter(
                 name="Idempotency-Key",

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from feedloop.contracts.catalogue import Item, User
 from feedloop.contracts.events import Event, PromotedContext
 from feedloop.errors import PartlyStored
+from feedloop.telemetry import log_event
 
 FIELDS = frozenset(
     (
@@ -90,7 +91,7 @@ class CollectorMetrics:
         if isinstance(error, PartlyStored):
             self._stored.labels(topic).inc(sum(error.stored))
         self._failures.labels(topic).inc()
-        self.away()
+        self.away(error)
 
     def refused(self, stream: str, field: str) -> None:
         known = field if field in FIELDS else "unknown"
@@ -99,13 +100,16 @@ class CollectorMetrics:
     def unstored(self, stream: str, messages: int) -> None:
         self._unstored.labels(stream).inc(messages)
 
-    def away(self) -> None:
+    def away(self, error: BaseException) -> None:
         """The log did not do what it was asked to."""
         if self._away_since is None:
             self._away_since = self._monotonic()
+            log_event("collector", "log away", reason=str(error))
 
     def reached(self) -> None:
-        self._away_since = None
+        if self._away_since is not None:
+            log_event("collector", "log back", away_s=round(self._away_seconds(), 1))
+            self._away_since = None
 
     def _away_seconds(self) -> float:
         since = self._away_since

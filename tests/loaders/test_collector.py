@@ -23,7 +23,7 @@ import pytest
 
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import Batch, EventLog, Message, TopicState
-from feedloop.errors import LogUnavailable
+from feedloop.errors import LogUnavailable, PartlyStored
 from feedloop.settings import Settings, to_environment
 from loaders import group_append
 from loaders.loader import load_all
@@ -468,6 +468,7 @@ class GatedLog:
         self.arrived = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
         self.broken = False
+        self.keeps: set[str] | None = None
         self.appends: list[list[str]] = []
 
     def append(self, topic: str, messages: Sequence[Message]) -> None:
@@ -476,6 +477,12 @@ class GatedLog:
         self.gate.acquire()
         if self.broken:
             raise LogUnavailable("The log is broken; try again.")
+        if self.keeps is not None:
+            stored = [message.key in self.keeps for message in messages]
+            self._log.append(
+                topic, [m for m, kept in zip(messages, stored, strict=True) if kept]
+            )
+            raise PartlyStored("The log took a part; send the rest again.", stored)
         self._log.append(topic, messages)
 
     def create(self, topic: str, *, compacted: bool = False) -> None:
@@ -559,6 +566,36 @@ def test_too_many_waiting_is_503(
         assert [one.result().status_code for one in held] == [202, 202]
     assert answer.status_code == 503
     assert "2 events wait" in problem_of(answer)["detail"]
+
+
+def test_a_part_that_is_stored_is_told_to_those_who_sent_it(
+    settings: Settings, clock: FixedClock
+) -> None:
+    """Three requests in one append, of which the log takes two users' events."""
+    log = GatedLog(open_log(settings, clock))
+    by_user = [EVENT | {"event_id": f"e{n}", "user_id": f"u{n}"} for n in range(5)]
+    with serving(settings, clock, log) as client, ThreadPoolExecutor(4) as pool:
+        held = pool.submit(client.post, "/events", json=EVENT | {"event_id": "first"})
+        assert log.arrived.acquire(timeout=30)
+        whole = pool.submit(client.post, "/events", json=by_user[:2])
+        waiting(client, 3)
+        partly = pool.submit(client.post, "/events", json=by_user[1:4])
+        waiting(client, 6)
+        nothing = pool.submit(client.post, "/events", json=by_user[4])
+        waiting(client, 7)
+        log.gate.release(1)
+        assert held.result().status_code == 202
+        assert log.arrived.acquire(timeout=30)
+        log.keeps = {"u0", "u1"}
+        log.gate.release(1)
+        answers = [one.result() for one in (whole, partly, nothing)]
+    assert [answer.status_code for answer in answers] == [202, 503, 503]
+    body = answers[1].json()
+    accepted = [one["event_id"] for one in body["results"] if one["accepted"]]
+    again = [one["event_id"] for one in body["results"] if one.get("retry")]
+    assert (accepted, again) == (["e1"], ["e2", "e3"])
+    assert (body["accepted"], body["rejected"]) == (1, 2)
+    assert {event["event_id"] for event in stored(settings)} == {"first", "e0", "e1"}
 
 
 def test_more_waiting_bytes_than_are_held_is_503(
