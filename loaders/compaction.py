@@ -35,7 +35,7 @@ ROW_GROUP_ROWS = 122_880
 ROW_GROUP_BYTES = 64 << 20
 SORTED_ROWS = 2048
 """Come out of the sort at once: a row of the feature log may have 30 KB."""
-SORT_MEMORY = "512MB"
+SORT_MEMORY = "256MB"
 ATTEMPTS = 5
 COMMIT_BYTES = 256 << 20
 """Files of this many bytes together are exchanged in one commit."""

@@ -299,7 +299,8 @@ def _check_start(topic: str, partition: int, path: Path, start: int, end: int) -
     raise OffsetsLost(
         f"Partition {partition} of {topic} ends at {end} and has no record at "
         f"{start}, so that {path} is not the file it was; restore it from a "
-        "backup, or start again under another FEEDLOOP_NAMESPACE."
+        "backup, or read all that there is once more with `feedloop load "
+        "--accept-loss STREAM`."
     )
 
 

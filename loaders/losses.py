@@ -49,6 +49,7 @@ Reason = Literal[
     "partition lost",
     "table ahead",
     "topic recreated",
+    "log replaced",
     "offset history expired",
 ]
 
@@ -223,7 +224,22 @@ class Losses:
                 f"The log has no topic {self._topic} yet, and nothing was lost."
             ) from None
         losses = find_losses(self._settings, self._stream, state, start)
+        if not losses and start is not None:
+            losses = self._unreadable(state, start)
         return losses, state, start, table
+
+    def _unreadable(self, state: TopicState, start: Position) -> list[Loss]:
+        """Offsets that lie within the log, and at which no record begins: its
+        files are others than they were. All that they hold is read again."""
+        try:
+            self._log.read(self._topic, start.offsets, 1)
+        except OffsetsLost as error:
+            detail = str(error).partition(";")[0]
+            return [
+                Loss(p, "log replaced", at, None, state.beginning.get(p), detail)
+                for p, at in sorted(start.offsets.items())
+            ]
+        return []
 
     def _write_down(
         self,

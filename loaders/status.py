@@ -136,17 +136,16 @@ def _stream(
     table: Table | None,
     clock: Clock,
 ) -> StreamStatus:
-    state = log.state(settings.topic(stream))
+    topic = settings.topic(stream)
+    state = log.state(topic)
     try:
         start = _position(table, stream)
         refuse(settings, stream, state, start)
+        partitions = [] if state is None else _lag(log, topic, state, start, clock)
+    except LogUnavailable:
+        raise
     except (OffsetHistoryExpired, LogError) as error:
-        if isinstance(error, LogUnavailable):
-            raise
         return StreamStatus(stream, None, None, [], str(error))
-    partitions = (
-        [] if state is None else _lag(log, settings.topic(stream), state, start, clock)
-    )
     return StreamStatus(
         stream, start.load_seq if start else None, _last_load(table), partitions, None
     )

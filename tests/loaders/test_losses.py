@@ -262,6 +262,27 @@ def test_a_log_that_ends_before_the_table_is_read_again(
     assert row["from_offset"] < row["to_offset"]
 
 
+def test_a_log_whose_file_is_another(
+    loader: Loader, losses: Losses, log: EventLog, settings: Settings
+) -> None:
+    """Longer than it was, and no record begins where the table wants to go on."""
+    for path in (settings.log_dir / TOPIC).glob("*.jsonl"):
+        path.write_bytes(b"")
+    send(log, settings, event(7, context={"long": "x" * 3000}), event(8, user_id="u0"))
+    users = (event(n, context={"long": "x" * 3000}) for n in range(9, 14))
+    send(log, settings, *users)
+    with pytest.raises(OffsetsLost, match="not the file it was"):
+        loader.load_once()
+    refused = feedloop(settings, "status", "--json")
+    assert refused.exit_code == 1
+    assert "not the file it was" in refused.stdout
+    found = losses.accept(NOW, "me")
+    assert {(loss.reason, loss.resume) for loss in found} == {("log replaced", 0)}
+    list(loader.catch_up())
+    assert event_ids(settings) == sorted([*OLD, *(f"e{n}" for n in range(7, 14))])
+    assert len(rows(settings, "accepted_losses")) == 2
+
+
 def test_offsets_whose_history_was_expired(
     loader: Loader, losses: Losses, log: EventLog, settings: Settings, catalog: Catalog
 ) -> None:
