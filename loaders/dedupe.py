@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -17,6 +17,7 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
+from loaders.day_files import DayFiles
 from loaders.event_index import EventIndex, Hashes, hashes_of
 
 MICROSECOND = timedelta(microseconds=1)
@@ -50,6 +51,7 @@ class Deduplicator:
         self._folder = folder
         self._horizon = horizon
         self._indexes: dict[str, EventIndex] = {}
+        self._files = DayFiles()
         # files of the commit under way, which the table does not have yet
         self._uncommitted: dict[str, FileScanTask] = {}
         self._existing: set[str] = set()
@@ -97,20 +99,13 @@ class Deduplicator:
 
         A stray event of years ago adds the days around it, not all between.
         """
-        spans: list[tuple[datetime, datetime]] = []
-        for day in np.unique(_days(rows)).tolist():
-            begin = datetime.fromtimestamp(day * 86_400, UTC)
-            first, last = begin - self._horizon, begin + DAY + self._horizon
-            if spans and first <= spans[-1][1]:
-                first = spans.pop()[0]
-            spans.append((first, last))
-        tests = [
-            f"(occurred_at >= '{first.isoformat()}' and "
-            f"occurred_at <= '{last.isoformat()}')"
-            for first, last in spans
-        ]
-        tasks = table.scan(row_filter=" or ".join(tests)).plan_files()
-        return {task.file.file_path: task for task in tasks}
+        reach = -(-self._horizon // DAY)
+        days = {
+            near
+            for day in np.unique(_days(rows)).tolist()
+            for near in range(day - reach, day + reach + 1)
+        }
+        return self._files.of(table, days)
 
     def _catch_up(
         self, index: EventIndex, table: Table, tasks: dict[str, FileScanTask]

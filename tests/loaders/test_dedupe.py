@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from feedloop.contracts.log import EventLog
 from feedloop.settings import Settings
 from loaders import dedupe
 from loaders.compaction import CompactionPolicy, compact
+from loaders.day_files import DayFiles
 from loaders.event_index import EventIndex, Hashes, hashes_of
 from loaders.iceberg import ensure_tables, open_catalog, open_table
 from loaders.loader import Loader
@@ -195,6 +196,40 @@ def test_repeated_after_a_compaction(
     send(log, settings, *map(event, range(45)))
     assert load(settings, catalog, log) == (0, 45)
     assert event_ids(settings) == sorted(f"e{n}" for n in range(45))
+
+
+def test_files_of_days_are_those_that_a_scan_finds(
+    log: EventLog, catalog: Catalog, settings: Settings
+) -> None:
+    def found(*days: int) -> set[str]:
+        table = open_table(catalog, settings, "events")
+        return set(files.of(table, days))
+
+    def scanned(*days: int) -> set[str]:
+        tasks = open_table(catalog, settings, "events").scan().plan_files()
+        return {t.file.file_path for t in tasks if t.file.partition[0] in days}
+
+    files = DayFiles()
+    today = (NOW - datetime(1970, 1, 1, tzinfo=UTC)).days
+    assert found(today) == set()
+    for first in range(0, 30, 10):
+        when = (NOW - timedelta(days=n % 4) for n in range(first, first + 10))
+        send(
+            log,
+            settings,
+            *(event(first + n, occurred_at=t) for n, t in enumerate(when)),
+        )
+        load(settings, catalog, log)
+        for day in range(today - 5, today + 1):
+            assert found(day) == scanned(day)
+    assert len(found(today, today - 1)) == 6
+    compact(
+        lambda: open_table(catalog, settings, "events"),
+        ["event_id"],
+        CompactionPolicy(1 << 20, min_files=2),
+    )
+    assert len(found(today, today - 1)) == 2
+    assert found(today) == scanned(today)
 
 
 def test_one_id_with_two_bodies_days_apart_is_one_event(
