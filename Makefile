@@ -100,3 +100,4 @@ lock: $(VENV)/ready.stamp ## Write requirements/ anew from pyproject.toml
 	echo 'setuptools>=77' | $(COMPILE) - -c requirements/test.txt \
 		-o requirements/setup.txt
 	echo 'uv' | $(COMPILE) - -o requirements/uv.txt
+	echo 'pyspark==4.1.1' | $(COMPILE) - -o requirements/bench-spark.txt

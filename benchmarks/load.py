@@ -1,0 +1,286 @@
+"""From Kafka into Iceberg, beside the limit and Spark Structured Streaming."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from dbt.adapters.sparkpy.java import (  # type: ignore[import-not-found]
+    java_home,
+)
+
+from benchmarks.support import bare_load, event_topic
+from benchmarks.support.environments import environment
+from benchmarks.support.measure import (
+    Usage,
+    in_turn,
+    measured,
+    median_of,
+    run_command,
+)
+from benchmarks.support.report import ROOT, Figure, benchmark
+from feedloop.clock import FixedClock, SystemClock
+from feedloop.contracts.log import EVENTS
+from feedloop.errors import StepFailed
+from feedloop.settings import Settings, from_environment, to_environment
+from loaders.iceberg import ensure_tables, open_catalog
+from loaders.loader import Loader, load_all
+from loaders.log import create_topics, open_log
+from loaders.maintenance import maintain_table
+from tests.support.jvm import fetch_jars
+from tests.support.kafka_broker import KafkaBroker
+
+PARTITIONS = 8
+# An hour's outage of a shop with 20 million events a day.
+LAG_EVENTS_PER_S = 230
+COMMITS = (10, 100, 1_000, 5_000)
+COMMITS_TIMED = 9
+COMMIT_EVENTS = 200
+MAINTAIN_EVERY = 60  # commits: with one a minute, each hour
+SNAPSHOTS_KEPT = 360
+SPARK_JARS = (
+    "org.apache.spark:spark-sql-kafka-0-10_2.13:4.1.1",
+    "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0",
+)
+# pyspark has the others itself
+NOT_IN_SPARK = (
+    *("spark-sql-kafka", "spark-token-provider-kafka", "kafka-clients"),
+    *("commons-pool2", "iceberg-spark-runtime"),
+)
+
+
+class _Size(NamedTuple):
+    events: int
+    rounds: int
+    commits: tuple[int, ...]
+
+
+FULL = _Size(2_000_000, 3, COMMITS)
+QUICK = _Size(100_000, 1, COMMITS[:2])
+
+
+class _Topic(NamedTuple):
+    """A topic that is there, to be loaded into any home."""
+
+    settings: Settings
+    clock: FixedClock
+    events: int
+
+    def at(self, home: Path) -> Settings:
+        return msgspec.structs.replace(self.settings, home=str(home))
+
+
+@contextmanager
+def filled_topic(folder: Path, events: int) -> Iterator[_Topic]:
+    clock = FixedClock(event_topic.BEGIN)
+    with KafkaBroker(folder / "kafka") as broker:
+        settings = from_environment(
+            {},
+            home=str(folder / "home"),
+            namespace="bench",
+            log="kafka",
+            kafka_bootstrap=broker.bootstrap,
+            log_partitions=PARTITIONS,
+        )
+        with closing(open_log(settings, clock)) as log:
+            create_topics(log, settings)
+            event_topic.fill(log, settings, events)
+        yield _Topic(settings, clock, events)
+
+
+# --- the sides ---------------------------------------------------------------
+
+
+def scheduled(topic: _Topic, home: Path) -> Usage:
+    """``feedloop load``, the process's start included."""
+    environ = os.environ | to_environment(topic.at(home))
+    command = [sys.executable, "-m", "feedloop", "load", "--json"]
+    usage, out = run_command(command, environ)
+    _check(topic, sum(batch["rows"] for batch in msgspec.json.decode(out)))
+    return usage
+
+
+def warm(topic: _Topic, home: Path) -> Usage:
+    """The same in a process that runs already."""
+    with measured() as usage:
+        reports = load_all(topic.at(home), topic.clock)
+    _check(topic, sum(report.rows for report in reports))
+    return usage
+
+
+def limit(topic: _Topic, home: Path) -> Usage:
+    name = topic.settings.topic(EVENTS)
+    bootstrap, at_once = topic.settings.kafka_bootstrap, 200_000
+    with measured() as usage:
+        loaded = bare_load.load(bootstrap, name, PARTITIONS, home, at_once)
+    _check(topic, loaded)
+    return usage
+
+
+class _SparkRun(msgspec.Struct):
+    events: int
+    cpu_s: float
+    wall_s: float
+    peak_rss_mb: float
+
+
+def spark(topic: _Topic, home: Path) -> dict[str, Usage]:
+    home.mkdir(parents=True)
+    jars = [jar for jar in fetch_jars(*SPARK_JARS) if jar.name.startswith(NOT_IN_SPARK)]
+    environ = dict(os.environ)
+    java = java_home(environ, home / "java")
+    if java is not None:
+        environ["JAVA_HOME"] = java
+    command: list[str | Path] = [
+        environment("spark"),
+        ROOT / "benchmarks" / "support" / "spark_load.py",
+        *(topic.settings.kafka_bootstrap, topic.settings.topic(EVENTS)),
+        *(home, ",".join(map(str, jars))),
+    ]
+    _, out = run_command(command, environ)
+    runs = msgspec.json.decode(out.splitlines()[-1], type=dict[str, _SparkRun])
+    for run in runs.values():
+        _check(topic, run.events)
+    return {
+        name: Usage(run.wall_s, run.cpu_s, run.peak_rss_mb)
+        for name, run in runs.items()
+    }
+
+
+def _check(topic: _Topic, loaded: int) -> None:
+    if loaded != topic.events:
+        raise StepFailed(f"{loaded} events were loaded of {topic.events}.")
+
+
+# --- figures -----------------------------------------------------------------
+
+
+def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
+    names = iter(range(1000))
+
+    def home() -> Path:
+        return folder / f"round-{next(names)}"
+
+    environment("spark")  # made before anything is measured
+    ours = in_turn(
+        {
+            "scheduled": lambda: scheduled(topic, home()),
+            "warm": lambda: warm(topic, home()),
+            "limit": lambda: limit(topic, home()),
+        },
+        rounds,
+    )
+    peers = in_turn({"spark": lambda: spark(topic, home())}, rounds)["spark"]
+    usages = {name: median_of(found) for name, found in ours.items()}
+    for name in ("scheduled", "warm"):
+        usages[f"spark {name}"] = median_of([peer[name] for peer in peers])
+    cpu = {name: usage.cpu_s for name, usage in usages.items()}
+    run = usages["scheduled"]
+    behind_s = topic.events / LAG_EVENTS_PER_S
+    return [
+        Figure(
+            "ratio_to_spark_per_cpu_s",
+            cpu["spark scheduled"] / cpu["scheduled"],
+            "events a CPU-second, a whole scheduled run",
+            "≥ 3",
+        ),
+        Figure(
+            "ratio_to_spark_warm_per_cpu_s",
+            cpu["spark warm"] / cpu["warm"],
+            "the same, both in a running process",
+            "≥ 1.5",
+        ),
+        Figure(
+            "ratio_to_limit",
+            cpu["limit"] / cpu["warm"],
+            "beside bare drain, decode, Arrow and append",
+            "≥ 0.7",
+        ),
+        Figure("peak_rss_mb", run.peak_rss_mb, "of `feedloop load`", "≤ 1500"),
+        Figure("events_per_cpu_s", topic.events / run.cpu_s, "whole scheduled run"),
+        Figure("events_per_s", topic.events / run.wall_s, "whole scheduled run"),
+        Figure("warm_events_per_cpu_s", topic.events / cpu["warm"], "running process"),
+        Figure("limit_events_per_cpu_s", topic.events / cpu["limit"], "the limit"),
+        Figure(
+            "spark_events_per_cpu_s",
+            topic.events / cpu["spark scheduled"],
+            "Spark, whole scheduled run",
+        ),
+        Figure(
+            "spark_warm_events_per_cpu_s",
+            topic.events / cpu["spark warm"],
+            "Spark, running session",
+        ),
+        Figure(
+            "spark_events_per_s",
+            topic.events / usages["spark scheduled"].wall_s,
+            "Spark, whole scheduled run",
+        ),
+        Figure(
+            "spark_peak_rss_mb", usages["spark scheduled"].peak_rss_mb, "Spark's JVM"
+        ),
+        Figure(
+            "lag_caught_up_s_per_s",
+            behind_s / run.wall_s,
+            f"seconds of {LAG_EVENTS_PER_S} events/s caught up in a second",
+        ),
+    ]
+
+
+def growth(folder: Path, commits: tuple[int, ...]) -> list[Figure]:
+    """What a commit takes after many, with maintenance at its schedule: as with
+    one commit a minute, snapshots of six hours are there."""
+    clock = FixedClock(event_topic.BEGIN)
+    settings = from_environment(
+        {},
+        home=str(folder / "growth"),
+        namespace="bench",
+        load_max_events=COMMIT_EVENTS,
+        log_partitions=1,
+        snapshots_kept=SNAPSHOTS_KEPT,
+    )
+    catalog = open_catalog(settings)
+    ensure_tables(catalog, settings)
+    figures = []
+    with closing(open_log(settings, clock)) as log:
+        create_topics(log, settings)
+        total = max(commits) + COMMITS_TIMED
+        event_topic.fill(log, settings, total * COMMIT_EVENTS)
+        loader = Loader(settings, catalog, log, EVENTS)
+        times: list[float] = []
+        for number in range(1, total + 1):
+            begun = time.perf_counter()
+            loader.load_once()
+            times.append((time.perf_counter() - begun) * 1000)
+            if number % MAINTAIN_EVERY == 0:
+                later = SystemClock().now() + timedelta(days=2)
+                maintain_table(settings, catalog, EVENTS, later)
+        for after in commits:
+            median = statistics.median(times[after : after + COMMITS_TIMED])
+            meaning = f"a load of {COMMIT_EVENTS} events after {after:,} commits"
+            figures.append(Figure(f"commit_ms_after_{after}", median, meaning))
+    return figures
+
+
+@benchmark("load", ["kafka-python", "pyiceberg", "pyarrow", "msgspec", "duckdb"])
+def main(quick: bool) -> list[Figure]:
+    """Kafka into Iceberg: 2M events of 500 bytes, 8 partitions, lz4."""
+    size = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name:
+        folder = Path(name)
+        with filled_topic(folder, size.events) as topic:
+            figures = speed(topic, folder, size.rounds)
+        return figures + growth(folder, size.commits)
+
+
+if __name__ == "__main__":
+    main()
