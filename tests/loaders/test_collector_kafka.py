@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -41,25 +42,33 @@ from tests.support.kafka_broker import KafkaBroker
 TRIES = 200  # each is answered within two seconds
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    """One of the test's own, not started, that may be hurt."""
-    broker = KafkaBroker(tmp_path / "kafka")
-    yield broker
-    broker.resume()
-    broker.kill()
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
 
 
 @pytest.fixture
-def settings(tmp_path: Path, broker: KafkaBroker) -> Settings:
+def broker(started: KafkaBroker) -> Iterator[KafkaBroker]:
+    """One that may be made to hang; each test has topics of its own."""
+    yield started
+    started.resume()
+
+
+def settings_for(broker: KafkaBroker, home: Path) -> Settings:
     return from_environment(
         {},
-        home=str(tmp_path),
-        namespace="t1",
+        home=str(home),
+        namespace=f"t{uuid.uuid4().hex[:12]}",
         log="kafka",
         log_partitions=3,
         kafka_bootstrap=broker.bootstrap,
     )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, broker: KafkaBroker) -> Settings:
+    return settings_for(broker, tmp_path)
 
 
 def event(number: int) -> dict[str, Any]:
@@ -86,8 +95,10 @@ def assert_away(answer: httpx.Response) -> dict[str, Any]:
 
 
 def test_away_at_the_start_then_there_then_away_then_back(
-    settings: Settings, clock: FixedClock, broker: KafkaBroker
+    clock: FixedClock, tmp_path: Path
 ) -> None:
+    broker = KafkaBroker(tmp_path / "kafka")
+    settings = settings_for(broker, tmp_path)
     with serving(settings, clock) as client:
         assert_away(client.post("/events", json=event(1)))
         assert_away(client.get("/readyz"))
@@ -110,7 +121,7 @@ def test_a_broker_that_hangs_is_503_for_all_who_wait(
     settings: Settings, clock: FixedClock, broker: KafkaBroker
 ) -> None:
     """And once it goes on, events are stored again by the same process."""
-    with broker, serving(settings, clock) as client, ThreadPoolExecutor(20) as pool:
+    with serving(settings, clock) as client, ThreadPoolExecutor(20) as pool:
         until(client, 202, event(0))
         broker.pause()
         for again in range(3):
@@ -133,14 +144,13 @@ def test_a_broker_that_hangs_is_503_for_all_who_wait(
 def test_a_broker_that_hangs_at_the_start(
     settings: Settings, clock: FixedClock, broker: KafkaBroker
 ) -> None:
-    with broker:
-        broker.pause()
-        with serving(settings, clock) as client:
-            assert_away(client.post("/events", json=event(1)))
-            assert_away(client.get("/readyz"))
-            broker.resume()
-            until(client, 202, event(2))
-        assert "e2" in ids(settings)
+    broker.pause()
+    with serving(settings, clock) as client:
+        assert_away(client.post("/events", json=event(1)))
+        assert_away(client.get("/readyz"))
+        broker.resume()
+        until(client, 202, event(2))
+    assert "e2" in ids(settings)
 
 
 def test_a_503_for_a_batch_says_under_which_ids_to_send_it_again(
@@ -151,7 +161,7 @@ def test_a_503_for_a_batch_says_under_which_ids_to_send_it_again(
         for n in range(3)
     ]
     bad = EVENT | {"event_type": "dance"}
-    with broker, serving(settings, clock) as client:
+    with serving(settings, clock) as client:
         broker.pause()
         body = assert_away(client.post("/events", json=[*nameless, bad]))
         broker.resume()
@@ -179,7 +189,7 @@ def test_a_batch_that_is_partly_stored_says_which(
     settings: Settings, clock: FixedClock, broker: KafkaBroker
 ) -> None:
     large = event(0) | {"context": {"note": os.urandom(5000).hex()}}
-    with broker, serving(settings, clock) as client:
+    with serving(settings, clock) as client:
         until(client, 202, event(99))
         configure(broker, settings.topic("events"), max_message_bytes="3000")
         body = assert_away(
@@ -197,7 +207,7 @@ def test_a_batch_that_is_partly_stored_says_which(
 def test_a_topic_that_was_deleted_is_made_again(
     settings: Settings, clock: FixedClock, broker: KafkaBroker
 ) -> None:
-    with broker, serving(settings, clock) as client:
+    with serving(settings, clock) as client:
         until(client, 202, event(1))
         with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
             admin.delete_topics([settings.topic("events")])
@@ -210,7 +220,8 @@ def test_the_catalogues_topics_are_compacted_and_read_after_it(
     settings: Settings, clock: FixedClock, broker: KafkaBroker
 ) -> None:
     topic = settings.topic("items")
-    with broker, serving(settings, clock) as client:
+    with serving(settings, clock) as client:
+        until(client, 202, event(0))
         with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
             policies = {
                 stream: policy_of(admin, settings.topic(stream))
@@ -278,11 +289,13 @@ def test_a_collector_told_to_stop_under_load_stores_what_it_accepted(
     settings: Settings,
     broker: KafkaBroker,
 ) -> None:
-    with broker, collect() as process:
+    with collect() as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found is not None
         url = f"{found[0]}/events"
+        with httpx.Client(base_url=found[0], headers=COLLECT) as client:
+            until(client, 202, event(1) | {"occurred_at": "2026-03-01T00:00:00Z"})
 
         def send(client_number: int) -> tuple[set[str], int]:
             """Until nobody answers; what was accepted."""
