@@ -9,12 +9,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import msgspec
 
 from benchmarks.support import http_load
@@ -30,6 +32,8 @@ USERS = 20_000
 SIZES = (1, 20, 100)
 SHARE = 0.7  # of what it can do, for times
 CONNECTIONS = 32
+HUNG_CONNECTIONS = 200
+BACK_S = 60.0
 TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -130,19 +134,69 @@ class _Side:
         return self._run(requests_per_s).p99_ms
 
     def _run(self, rate: float) -> http_load.Outcome:
-        outcome = http_load.run(
-            http_load.Load(
-                url=f"{self._server.url}/events",
-                headers={"X-API-Key": "dev-collect"},
-                bodies=str(self._bodies),
-                connections=CONNECTIONS,
-                seconds=self._seconds,
-                rate=rate,
-            )
+        return _send(
+            self._server, self._bodies, CONNECTIONS, self._seconds, "202", rate
         )
-        if set(outcome.statuses) != {"202"}:
-            raise StepFailed(f"The collector answered {outcome.statuses}.")
-        return outcome
+
+
+def _send(
+    server: _Server,
+    bodies: Path,
+    connections: int,
+    seconds: float,
+    status: str,
+    rate: float = 0.0,
+) -> http_load.Outcome:
+    """Raises ``StepFailed`` where any answer is not ``status``."""
+    outcome = http_load.run(
+        http_load.Load(
+            url=f"{server.url}/events",
+            headers={"X-API-Key": "dev-collect"},
+            bodies=str(bodies),
+            connections=connections,
+            seconds=seconds,
+            rate=rate,
+        )
+    )
+    if set(outcome.statuses) != {status}:
+        raise StepFailed(f"The collector answered {outcome.statuses}, not {status}.")
+    return outcome
+
+
+def _measure_hanging(
+    settings: Settings, broker: KafkaBroker, bodies: Path
+) -> list[Figure]:
+    """How long many clients wait for their 503 while the broker hangs, and one
+    for its 202 once it goes on."""
+    with _collector(settings) as server:
+        _send(server, bodies, CONNECTIONS, 1.0, "202")
+        broker.pause()
+        try:
+            hung = _send(server, bodies, HUNG_CONNECTIONS, 2.5, "503")
+        finally:
+            broker.resume()
+        begun = time.perf_counter()
+        event = bodies.read_bytes().partition(b"\n")[0]
+        while time.perf_counter() - begun < BACK_S:
+            answer = httpx.post(
+                f"{server.url}/events",
+                content=event,
+                headers={"X-API-Key": "dev-collect"},
+            )
+            if answer.status_code == 202:
+                break
+        else:
+            raise StepFailed(f"The collector was not back within {BACK_S} s.")
+        back = time.perf_counter() - begun
+    return [
+        Figure(
+            "hung_503_max_s",
+            hung.max_ms / 1000,
+            f"slowest 503 of {HUNG_CONNECTIONS} clients while the broker hangs",
+            "≤ 2",
+        ),
+        Figure("back_202_s", back, "until the next 202 once the broker goes on"),
+    ]
 
 
 def _write_bodies(folder: Path, sent: Sequence[dict[str, Any]]) -> None:
@@ -225,6 +279,7 @@ def main(quick: bool) -> list[Figure]:
                 for _ in range(size.rounds)
             ]
             figures, rate_100 = _measure_log(on_kafka, folder, size, "")
+            figures += _measure_hanging(on_kafka, broker, folder / "bodies-1.jsonl")
         on_files, _ = _measure_log(
             from_environment({}, home=name, log="file"), folder, size, "file_log_"
         )
