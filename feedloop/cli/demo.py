@@ -48,9 +48,10 @@ PLAIN_WIDTH = 110
 def command(days: int, people: int, seed: int, keep: bool, as_json: bool) -> None:
     """The whole loop on this machine, in minutes.
 
-    Starts a collector and a serving API, and lets a simulated app use them for
-    some days: events in, features, lists, clicks, better lists. Everything is
-    kept in ./.feedloop-demo, which is emptied first; no process is left behind.
+    Starts a collector, a loader and a serving API, and lets a simulated app use
+    them for some days: events in, features, lists, clicks, better lists. Kill the
+    loader in the middle of it if you like. Everything is kept in
+    ./.feedloop-demo, which is emptied first; no process is left behind.
     """
     home = Path.cwd() / HOME
     settings = from_environment({}, home=str(home), clock_file=str(home / "clock"))
@@ -60,13 +61,13 @@ def command(days: int, people: int, seed: int, keep: bool, as_json: bool) -> Non
     with stopped_by_signals() as stopped, fresh_home(home) as lock:
         demo = Demo(settings, days, people, seed, console)
         try:
-            with running(settings, home / "logs", lock) as urls:
-                report = demo.run(*urls)
+            with running(settings, home / "logs", lock) as processes:
+                report = demo.run(processes)
                 if as_json:
                     click.echo(msgspec.json.encode(report))
                 fail_where_they_differ(report.checks)
                 if keep:
-                    demo.invite_to_servers(*urls)
+                    demo.invite_to_servers(processes)
                     wait_for_stop()
         except FeedloopError as error:
             if stopped.by is not None:

@@ -46,6 +46,7 @@ from simulator.report import (
     score_day,
     total,
 )
+from simulator.servers import Running
 from simulator.tables import figures_tables, follow_sentence, table, verdict
 from simulator.world import World, WorldSize, midnight
 
@@ -71,6 +72,7 @@ class DemoReport(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     first_list_s: float
     total_s: float
+    loader_starts: int
 
 
 @dataclass
@@ -102,12 +104,15 @@ class Demo:
         )
         self.app = App(self.world, ChoiceModel(), self.cap, self.clock.set)
 
-    def run(self, collector: str, server: str) -> DemoReport:
+    def run(self, processes: Running) -> DemoReport:
         say = self.console.print
+        collector, server, loader = processes
         self._rule("A homepage without recommendations")
         say(
             f"The collector listens on {collector}, the serving API on {server}.\n"
-            f"For {HISTORY_DAYS} days {self.people} people find things by themselves."
+            f"For {HISTORY_DAYS} days {self.people} people find things by themselves.\n"
+            f"The loader is process {loader.pid}: `kill -9 {loader.pid}` whenever you "
+            "like. It is started\nagain, and the counts at the end agree all the same."
         )
         self._show_refusal(collector)
         with self._timed("simulate"):
@@ -137,7 +142,7 @@ class Demo:
         if sum(follow.pairs):
             say(follow_sentence(follow))
         checks = counts(self.settings, tally, refused_by_hand=1)
-        self._show_counts(checks)
+        self._show_counts(checks, loader.starts)
         self._show_trace()
         report = DemoReport(
             self.daily,
@@ -149,6 +154,7 @@ class Demo:
             {name: round(value, 1) for name, value in self.seconds.items()},
             self.first_list_s,
             round(time.perf_counter() - self.began, 1),
+            loader.starts,
         )
         self._last_screen(report)
         return report
@@ -200,8 +206,8 @@ class Demo:
             wait_for_build(self.settings, server, report.build_id)
         steps = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())
         self.console.print(
-            f"Night: {report.loaded} rows loaded, {report.lists} lists exported "
-            f"({steps})\nas build {report.build_id}."
+            f"Night: {report.lists} lists exported ({steps})\n"
+            f"as build {report.build_id}."
         )
 
     # --- scenes --------------------------------------------------------------
@@ -238,7 +244,7 @@ class Demo:
         for name, value in dead_letter(self.settings).items():
             self.console.print(f"  {name:<14} {value!s}")
 
-    def _show_counts(self, checks: list[Check]) -> None:
+    def _show_counts(self, checks: list[Check], loader_starts: int) -> None:
         shown = table(
             self.console, "counted at both ends", "expected", "found", "agree"
         )
@@ -250,7 +256,8 @@ class Demo:
         tally = self.app.outbox.tally
         self.console.print(
             f"{tally.late} events came hours or days late, {tally.held} are still on "
-            f"phones; {tally.retries} requests had to be repeated."
+            f"phones; {tally.retries} requests had to be repeated. The loader was "
+            f"started {times(loader_starts)}."
         )
 
     def _show_trace(self) -> None:
@@ -298,7 +305,8 @@ class Demo:
             soft_wrap=True,
         )
 
-    def invite_to_servers(self, collector: str, server: str) -> None:
+    def invite_to_servers(self, processes: Running) -> None:
+        collector, server = processes.collector, processes.server
         user = self.world.people.ids[0]
         item = self.world.items.ids[0]
         read, collect = (
@@ -344,6 +352,10 @@ def wait_for_build(settings: Settings, server: str, build_id: str) -> None:
         f"The serving API did not take up build {build_id} within {LIST_WAIT_S:.0f} s; "
         f"its last answer was: {said}"
     )
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def way_of(event_id: str, found: dict[str, Any]) -> list[str]:

@@ -95,6 +95,23 @@ def try_out(process: subprocess.Popen[str], path: str) -> int:
     raise AssertionError(f"The demo proposed no curl line with {path!r}.")
 
 
+def kill_the_loader(home: Path, times: int) -> None:
+    """SIGKILL, the first time once it has loaded something, as a person does
+    who read which process it is."""
+    log = home / "logs" / "load.log"
+    deadline = time.monotonic() + GONE_S
+    killed: set[int] = set()
+    while len(killed) < times:
+        assert time.monotonic() < deadline, processes_of(home)
+        has_loaded = log.exists() and b'"batch"' in log.read_bytes()
+        for process, told in processes_of(home).items():
+            is_loader = told.startswith(f"{sys.executable}\x00-m\x00feedloop\x00load")
+            if has_loaded and is_loader and process not in killed:
+                os.kill(process, signal.SIGKILL)
+                killed.add(process)
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
 )
@@ -104,7 +121,7 @@ def test_it_ends_well_after_a_kill_and_twice(tmp_path: Path) -> None:
     # Killed while its servers run: nothing may survive, nothing may be in the way.
     with demo(tmp_path, *SMALL) as process:
         wait_for(process, "The first night")
-        assert len(processes_of(home)) >= 2
+        assert len(processes_of(home)) >= 3
         process.kill()
     wait_until_gone(home)
 
@@ -117,14 +134,16 @@ def test_it_ends_well_after_a_kill_and_twice(tmp_path: Path) -> None:
         assert errors.strip().endswith("Stopped.")
     assert processes_of(home) == {}
 
-    # From start to end, with the APIs left up, until Ctrl-C ends it well.
+    # From start to end, with the loader killed and the APIs left up, until
+    # Ctrl-C ends it well.
     with demo(tmp_path, *SMALL, "--json", "--keep") as process:
+        kill_the_loader(home, 2)
         assert process.stdout is not None
         output = process.stdout.readline()
         assert output, process.communicate()[1]
         wait_for(process, "The APIs stay up")
         assert try_out(process, "/recommendations/") == 200
-        assert len(processes_of(home)) >= 2
+        assert len(processes_of(home)) >= 3
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -133,6 +152,7 @@ def test_it_ends_well_after_a_kill_and_twice(tmp_path: Path) -> None:
     assert len(report["days"]) == 2
     assert len(report["nights"]) == 3
     assert all(check["expected"] == check["found"] for check in report["checks"])
+    assert report["loader_starts"] >= 3
     tally = report["tally"]
     assert tally["acknowledged"] == tally["sent"] > 1000
     assert tally["sent_again"] > 0
