@@ -11,7 +11,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(CACHE)/matplotlib
 export SODA_CORE_TELEMETRY_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench docs lock clean
+.PHONY: help setup demo test test-all torture lint bench docs lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -31,6 +31,10 @@ test: $(VENV)/test.stamp ## Every test but the slow ones
 
 test-all: $(VENV)/test.stamp ## Every test
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/test.stamp ## Everything goes wrong for minutes (MINUTES=5 SEED=n)
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),5) \
+		$(if $(SEED),--seed $(SEED)) --report docs/reliability.md
 
 lint: $(VENV)/test.stamp ## Style, types, import rules and SQL
 	$(BIN)/ruff check
