@@ -52,6 +52,8 @@ def command(
         f"{len(verdict.lost)} lost, {len(verdict.doubled)} doubled; "
         f"{sum(outcome.injected.values())} faults"
     )
+    for words, count in outcome.own_ends.items():
+        click.echo(f"{count} × ended by itself: {words}")
     found = outcome.faults()
     if found:
         raise click.ClickException(f"Something is wrong: {found}; see {folder}.")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
+from textwrap import fill
 
 from benchmarks.support.report import commit, machine
 from tests.support.kafka_broker import COORDINATES
@@ -15,6 +16,7 @@ from tests.torture.world import AT_ONCE, Outcome
 
 TEMPLATE = Path(__file__).with_name("reliability.md")
 BY_HAND = Path(__file__).with_name("by_hand.md")
+WIDTH = 80
 PACKAGES = ("pyiceberg", "kafka-python", "duckdb", "pyarrow")
 
 
@@ -37,7 +39,7 @@ def page(outcome: Outcome) -> str:
     )
     own = sum(outcome.own_ends.values())
     began = len(outcome.starts)
-    return Template(TEMPLATE.read_text()).substitute(
+    text = Template(TEMPLATE.read_text()).substitute(
         figures=_table(("what", "count"), _figures(outcome)),
         when=about["measured_at"][:10],
         commit=commit(),
@@ -59,12 +61,20 @@ def page(outcome: Outcome) -> str:
         own_ends=f", {own} of them after an error of their own" if own else "",
         by_hand=BY_HAND.read_text().strip(),
     )
+    return "\n\n".join(map(_wrapped, text.split("\n\n")))
+
+
+def _wrapped(block: str) -> str:
+    """Paragraphs in lines of one length; all else as it is."""
+    if block.startswith(("#", "|", "-", " ")):
+        return block
+    return fill(block, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _figures(outcome: Outcome) -> list[tuple[str, str]]:
     verdict, commits = outcome.verdict, outcome.commits
-    loads = sum(count for name, count in commits.items() if name.endswith("loads"))
-    alls = sum(count for name, count in commits.items() if name.endswith("commits"))
+    loads = {name: commits[f"{name}: loads"] for name in ("events", "items")}
+    others = sum(commits[f"{name}: commits"] - loads[name] for name in loads)
     numbers = [
         ("events sent", verdict.sent),
         ("of these with more than one body under one `event_id`", verdict.conflicting),
@@ -90,8 +100,8 @@ def _figures(outcome: Outcome) -> list[tuple[str, str]]:
             len(verdict.items_lost) + len(verdict.items_doubled),
         ),
         ("faults injected", sum(outcome.injected.values())),
-        ("batches loaded", loads),
-        ("commits to the tables, compactions among them", alls),
+        ("batches of events and items that were committed", sum(loads.values())),
+        ("compactions of their tables", others),
         ("snapshots expired", outcome.expired),
         ("orphaned files removed", outcome.removed),
     ]
