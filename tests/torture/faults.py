@@ -268,7 +268,7 @@ FAULTS = (
     Fault("all connections to Kafka cut", 4, connections_cut),
     Fault("a broker's connections stalled", 2, connections_stalled),
     Fault("replies of Kafka lost", 3, replies_lost),
-    Fault("a partition added", 0.7, partition_added),
+    Fault("a partition added", 1.5, partition_added),
     Fault("transaction aborted by another producer", 3, transaction(False)),
     Fault("transaction committed by another producer", 2, transaction(True)),
     Fault("garbage written by another producer", 4, garbage),

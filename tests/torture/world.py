@@ -12,13 +12,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from pyiceberg.catalog import Catalog
 
 from feedloop.clock import FileClock
 from feedloop.contracts.log import EVENTS, ITEMS
+from feedloop.errors import LogUnavailable
 from feedloop.settings import from_environment, to_environment
 from loaders.iceberg import Position, committed, ensure_tables, open_catalog, open_table
 from loaders.log import create_topics, open_log
@@ -40,9 +41,22 @@ WATCHED = ("events", "dead_letters", "items")
 WATCH_S = 0.5
 READY_S = 60.0
 DRAIN_S = 300.0
+Result = TypeVar("Result")
 AT_ONCE = 3
 """Faults that may be under way at the same time."""
 LOADER_S, COMPACTOR_S = "0.2s", "1s"
+
+
+def patiently(work: Callable[[], Result]) -> Result:
+    """``work``, again where brokers that were killed a moment ago need a while."""
+    deadline = time.monotonic() + DRAIN_S
+    while True:
+        try:
+            return work()
+        except LogUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 @dataclass(frozen=True)
@@ -222,7 +236,9 @@ class World:
             watcher.join()
             codes = self.supervisor.stop()
             with closing(open_log(self.settings, self.clock)) as log:
-                verdict = judge(self.ledger, self.settings, catalog, log)
+                verdict = patiently(
+                    partial(judge, self.ledger, self.settings, catalog, log)
+                )
             commits = self._commits(catalog)
         return Outcome(
             plan=self.plan,
@@ -308,7 +324,7 @@ class World:
         """Return once the running loaders have loaded all there is."""
         deadline = time.monotonic() + DRAIN_S
         with closing(open_log(self.settings, self.clock)) as log:
-            while behind := self._behind(catalog, log):
+            while behind := patiently(partial(self._behind, catalog, log)):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"never loaded: {behind}; see {self.folder}")
                 time.sleep(0.2)
