@@ -34,8 +34,8 @@ from loaders.log import create_topics, open_log
 from loaders.maintenance import maintain
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
+from tests.loaders.maintained import later
 from tests.loaders.sending import event, event_ids, message, rows, send
-from tests.loaders.test_maintenance import later
 from tests.support.kafka_broker import KafkaBroker
 
 PROJECT = Path(__file__).parents[2]
