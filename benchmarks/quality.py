@@ -29,7 +29,14 @@ from recommender.arrays import column, flat
 from recommender.baselines import Als, ItemItem, Popularity
 from recommender.history import interactions, read_history
 from recommender.metrics import differences, estimates, per_user
-from recommender.standalone import Recipe, fitted, learnt_ranker, read_items
+from recommender.standalone import (
+    Recipe,
+    fitted,
+    held_out,
+    learnt_ranker,
+    read_items,
+    with_trend,
+)
 
 PACKAGES = ("implicit", "numpy", "pyarrow", "scipy", "usearch", "xgboost-cpu")
 BASELINES = ("popularity", "item_item", "als")
@@ -77,7 +84,9 @@ def lists(
     }
     for name, baseline in baselines.items():
         yield name, baseline.recommend(log, task.users, k, True, task.among)
-    ranker = learnt_ranker(history, items, recipe, task.users)
+    inner = held_out(history, recipe, task.users)
+    recipe = with_trend(inner, recipe)
+    ranker = learnt_ranker(inner, items, recipe)
     with fitted(history, items, history.as_of, recipe, ranker) as now:
         people = now.users(task.users)
         for name, is_ranked in {"blend": False, "pipeline": True}.items():

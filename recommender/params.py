@@ -15,9 +15,9 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
 
     # retrieval
     candidates: Annotated[int, Meta(ge=1, le=2000)] = 300
-    als_share: Share = 0.45
+    als_share: Share = 0.35
     item_item_share: Share = 0.25
-    trending_share: Share = 0.15
+    trending_share: Share = 0.25
     popular_share: Share = 0.10
     fresh_share: Share = 0.05
     recent_items: Annotated[int, Meta(ge=0, le=100)] = 30

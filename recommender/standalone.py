@@ -9,6 +9,7 @@ fitted again on the whole log.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,11 +56,18 @@ from recommender.ranking import RankerParams, train_ranker
 STRINGS = pa.list_(pa.string())
 MOST_CONSUMED = 1 << 20
 MORE_RECENT = 1.2
+TREND_HALF_LIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 12.0, 48.0, 336.0)
+"""Hours: from news, which is old by the evening, to what lasts for weeks."""
+TREND_LISTED, TREND_WINDOW = 20, 300
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the stages are run with. ``seed`` drives samples and ties."""
+    """What the stages are run with. ``seed`` drives samples and ties.
+
+    ``label_share`` and ``most_labels`` bound what an inner split holds out:
+    the fewer hours that takes, the nearer to what lists are made for.
+    """
 
     features: Mapping[str, Feature]
     surface: Surface
@@ -69,7 +77,8 @@ class Recipe:
     ranker: RankerParams = field(default_factory=RankerParams)
     trend_half_life_hours: float = 4.0
     label_share: float = 0.1
-    training_users: int = 20_000
+    most_labels: int = 30_000
+    training_users: int = 10_000
     recent_items: int = 50
     seed: int = 0
     threads: int = 0
@@ -195,9 +204,15 @@ def _known(table: pa.Table, name: str, kind: pa.DataType, at: Ints) -> pa.Array:
     return _of(column(table, name, kind), at)
 
 
-def split(history: History, label_share: float, served: Bools | None = None) -> Split:
-    """The newest ``label_share`` of the pairs of a user and an item as labels,
-    all that is known of a pair on the same side.
+def split(
+    history: History,
+    label_share: float,
+    most_labels: int,
+    served: Bools | None = None,
+) -> Split:
+    """The newest ``label_share`` of the pairs of a user and an item as labels
+    (after one instant: ``most_labels`` at most), all that is known of a pair on
+    the same side.
 
     After one instant for everyone, as lists are made, or each person's last.
     The latter where there are no times, and where the ``served`` (by user
@@ -210,7 +225,8 @@ def split(history: History, label_share: float, served: Bools | None = None) -> 
     if history.timed and _follow_the_log(history, label_share, served):
         first = np.full(len(newest), np.iinfo(np.int64).max)
         np.minimum.at(first, pair_of, history.at)
-        at = np.sort(first)[int(len(first) * (1 - label_share))]
+        labels = min(math.ceil(len(first) * label_share), most_labels)
+        at = np.sort(first)[-labels]
         before, after = history.at < at, (first >= at)[pair_of]
         as_of = EPOCH + timedelta(microseconds=int(at))
     else:
@@ -325,41 +341,72 @@ def _with_values(
     return table
 
 
-def learnt_ranker(
-    history: History,
-    items: pa.Table,
-    recipe: Recipe,
-    served: pa.Array | None = None,
-) -> bytes | None:
-    """The ranker, from an inner split of ``history`` (``served``: user ids, see
-    ``split``); None where it holds nothing to learn from."""
+def held_out(history: History, recipe: Recipe, served: pa.Array | None = None) -> Split:
+    """The inner split that everything is tuned and the ranker is trained on.
+
+    ``served``: ids of those whom lists are for (see ``split``). The labels are
+    of people with a history, a seeded ``training_users`` of them at most.
+    """
     wanted = None
     if served is not None:
         wanted = np.zeros(len(history.user_ids), np.bool_)
         code = positions(history.user_ids, served)
         wanted[code[code >= 0]] = True
-    inner = split(history, recipe.label_share, wanted)
+    inner = split(history, recipe.label_share, recipe.most_labels, wanted)
     known = np.zeros(len(history.user_ids), np.bool_)
     known[inner.before.user] = True
-    labelled = inner.after.only(known[inner.after.user])
-    users = np.unique(labelled.user)
-    if len(users) == 0:
-        return None
+    users = np.unique(inner.after.user[known[inner.after.user]])
     chosen = np.random.default_rng(recipe.seed).permutation(users)
-    chosen = np.sort(chosen[: recipe.training_users])
-    keep = np.zeros(len(history.user_ids), np.bool_)
-    keep[chosen] = True
-    labelled = labelled.only(keep[labelled.user])
+    labelled = np.zeros(len(history.user_ids), np.bool_)
+    labelled[chosen[: recipe.training_users]] = True
+    return replace(inner, after=inner.after.only(labelled[inner.after.user]))
+
+
+def with_trend(inner: Split, recipe: Recipe) -> Recipe:
+    """The recipe with the half-life of TREND_HALF_LIVES under which the
+    trending items were most often what came next (recall at 20)."""
+    if not inner.before.timed or len(inner.after) == 0:
+        return recipe
+    found = {hours: _trend_recall(inner, hours) for hours in TREND_HALF_LIVES}
+    return replace(recipe, trend_half_life_hours=max(found, key=found.__getitem__))
+
+
+def _trend_recall(inner: Split, half_life_hours: float) -> float:
+    """Share of the labels among the trending items that a user didn't have."""
+    before, after = inner.before, inner.after
+    items = len(before.item_ids)
+    hot = item_values(before, inner.as_of, items, half_life_hours)["item_trending"]
+    first = np.argsort(-hot, kind="stable")[:TREND_WINDOW]
+    users, row = np.unique(after.user, return_inverse=True)
+    place = np.full(items, -1)
+    place[first] = np.arange(len(first))
+    row_of = np.full(len(before.user_ids), -1)
+    row_of[users] = np.arange(len(users))
+    theirs = (row_of[before.user] >= 0) & (place[before.item] >= 0)
+    fresh = np.ones((len(users), len(first)), np.bool_)
+    fresh[row_of[before.user[theirs]], place[before.item[theirs]]] = False
+    listed = fresh & (np.cumsum(fresh, axis=1) <= TREND_LISTED)
+    at = place[after.item]
+    hit = (at >= 0) & listed[row, at]
+    labels = np.bincount(row)
+    return float(np.mean(np.bincount(row, hit) / labels))
+
+
+def learnt_ranker(inner: Split, items: pa.Table, recipe: Recipe) -> bytes | None:
+    """The ranker, from an inner split; None where it holds nothing to learn
+    from."""
+    user_ids = inner.before.user_ids
     labels = pa.table(
         {
-            "user_id": history.user_ids.take(pa.array(labelled.user)),
-            "item_id": history.item_ids.take(pa.array(labelled.item)),
+            "user_id": user_ids.take(pa.array(inner.after.user)),
+            "item_id": inner.after.item_ids.take(pa.array(inner.after.item)),
         }
     )
+    if len(labels) == 0:
+        return None
     with fitted(inner.before, items, inner.as_of, recipe) as then:
-        examples = then.kernel().candidates_for_training(
-            then.users(history.user_ids.take(pa.array(chosen))), labels
-        )
+        people = then.users(labels["user_id"].combine_chunks().unique())
+        examples = then.kernel().candidates_for_training(people, labels)
     trained = train_ranker(
         examples, candidate_features(recipe.features), recipe.ranker, recipe.seed
     )

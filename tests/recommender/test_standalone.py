@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,10 +10,13 @@ from recommender.history import INSTANT, History, read_history
 from recommender.params import KernelParams
 from recommender.standalone import (
     Recipe,
+    Split,
     fitted,
+    held_out,
     learnt_ranker,
     read_items,
     split,
+    with_trend,
 )
 from tests.recommender.worlds import FEATURES, surface
 
@@ -46,7 +50,7 @@ def history(*, timed: bool = True, people: int = 40, items: int = 20) -> History
 @pytest.mark.parametrize("timed", [True, False])
 def test_labels_come_after_what_is_learnt_from(timed: bool) -> None:
     whole = history(timed=timed)
-    inner = split(whole, 0.2)
+    inner = split(whole, 0.2, 1000)
     assert len(inner.before) + len(inner.after) == len(whole)
     assert len(inner.after) == pytest.approx(0.2 * len(whole), rel=0.3)
     if timed:
@@ -65,12 +69,12 @@ def test_who_is_served_decides_what_is_held_out() -> None:
     }
     whole = read_history(pa.table(columns), {})
     everyone = np.ones(len(whole.user_ids), np.bool_)
-    each = split(whole, 0.1, everyone)
+    each = split(whole, 0.1, 1000, everyone)
     assert len(np.unique(each.after.user)) == 20
     assert each.as_of == whole.as_of
     late = np.zeros(len(everyone), np.bool_)
     late[whole.user[-1]] = True
-    next_ = split(whole, 0.1, late)
+    next_ = split(whole, 0.1, 1000, late)
     assert next_.before.at.max() < next_.after.at.min()
 
 
@@ -80,7 +84,7 @@ def test_a_pair_is_never_on_both_sides() -> None:
         "user_id": [user for user, _ in pairs],
         "item_id": [item for _, item in pairs],
     }
-    inner = split(read_history(pa.table(columns), {}), 0.1)
+    inner = split(read_history(pa.table(columns), {}), 0.1, 1000)
     assert set(inner.before.item) == {0, 2}
     assert set(inner.after.item) == {1}
 
@@ -89,7 +93,7 @@ def test_a_pair_is_never_on_both_sides() -> None:
 def test_lists_hold_what_was_left_out(timed: bool) -> None:
     whole = history(timed=timed)
     items = read_items(None, whole)
-    ranker = learnt_ranker(whole, items, RECIPE)
+    ranker = learnt_ranker(held_out(whole, RECIPE), items, RECIPE)
     assert ranker is not None
     with fitted(whole, items, whole.as_of, RECIPE, ranker) as now:
         users = pa.array(["u0", "u1", "nobody"])
@@ -104,7 +108,7 @@ def test_lists_hold_what_was_left_out(timed: bool) -> None:
 
 def test_a_stage_at_an_instant_knows_no_item_that_came_later() -> None:
     whole = history()
-    inner = split(whole.only(whole.item != 3), 0.5)
+    inner = split(whole.only(whole.item != 3), 0.5, 1000)
     with fitted(inner.before, read_items(None, whole), inner.as_of, RECIPE) as then:
         known = then.build.item_ids.to_pylist()
     assert "i03" not in known
@@ -149,4 +153,39 @@ def test_the_catalogue_adds_items_and_says_when_they_were_published() -> None:
 def test_nothing_to_learn_from() -> None:
     columns = {"user_id": ["u", "v"], "item_id": ["a", "a"]}
     alone = read_history(pa.table(columns), {})
-    assert learnt_ranker(alone, read_items(None, alone), RECIPE) is None
+    inner = held_out(alone, RECIPE)
+    assert learnt_ranker(inner, read_items(None, alone), RECIPE) is None
+    assert with_trend(inner, RECIPE) == RECIPE
+
+
+def test_the_trend_is_as_fast_as_the_world() -> None:
+    """Each day other items are what everyone takes, each fewer than before:
+    counting long means yesterday's."""
+    rows = [
+        (f"u{person}", f"day{ago}-{item}", 24 * ago + person / 100)
+        for ago in range(1, 4)
+        for person in range(10 * ago)
+        for item in range(25)
+    ]
+    rows += [("u0", f"day0-{item}", 1) for item in range(25)]
+    rows += [(f"v{person}", f"day3-{person}", 24 * 9) for person in range(5)]
+    rows += [
+        (f"v{person}", f"day0-{item}", 0) for person in range(5) for item in range(5)
+    ]
+    columns = {
+        "user_id": [user for user, _, _ in rows],
+        "item_id": [item for _, item, _ in rows],
+        "occurred_at": [NOW - timedelta(hours=ago) for *_, ago in rows],
+    }
+    whole = read_history(pa.table(columns), {})
+    late = whole.at == whole.at.max()
+    inner = Split(whole.only(~late), whole.only(late), NOW)
+    assert with_trend(inner, RECIPE).trend_half_life_hours < 4
+
+
+def test_labels_are_bounded() -> None:
+    whole = history()
+    inner = held_out(whole, replace(RECIPE, training_users=3))
+    assert len(np.unique(inner.after.user)) == 3
+    assert len(split(whole, 0.5, 7).after) >= 7
+    assert len(split(whole, 0.5, 7).after) < 20
