@@ -31,6 +31,8 @@ PRODUCER = CONNECTION | {
     # waited for company already.
     "linger_ms": 0,
     "batch_size": 256 * 1024,
+    # whoever waits is answered after 1.5 s, so that more would help nobody
+    "bootstrap_timeout_ms": 1200,
     "max_block_ms": 1000,
     "delivery_timeout_ms": 1200,
     "metrics_enabled": False,

@@ -21,7 +21,7 @@ REACH_S = 1.0
 
 # Whoever sends must hear of an absent broker within two seconds.
 CONNECTION = {
-    "bootstrap_timeout_ms": 1200,
+    "bootstrap_timeout_ms": 1500,
     "request_timeout_ms": 1000,
     # the default grows to 30 s, and a broker that is back would stay unseen
     "reconnect_backoff_max_ms": 500,
