@@ -59,14 +59,19 @@ async def read_json(request: Request[Any, Any, Any], limit: int) -> Any:
 
 
 async def _read(request: Request[Any, Any, Any], limit: int) -> bytes:
+    """As ASGI brings it: Litestar's own way takes a tenth of a small request's
+    time, and calls a client that goes away an error of ours."""
     found: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more and size <= limit + DRAIN_BYTES:
+        event = await request.receive()
+        if event["type"] != "http.request":
+            raise _bad("The client went away before its body was complete.")
+        chunk, more = event["body"], event["more_body"]
         size += len(chunk)
         if size <= limit:
             found.append(chunk)
-        elif size > limit + DRAIN_BYTES:
-            break
     if size > limit:
         raise _too_large(limit)
     return b"".join(found)

@@ -343,6 +343,24 @@ def test_a_body_at_the_limit_and_one_beyond(
     assert "2000 bytes" in problem_of(too_large)["detail"]
 
 
+def test_a_client_that_goes_away_halfway_stores_nothing_and_is_no_error_of_ours(
+    client: httpx.Client, settings: Settings
+) -> None:
+    body = msgspec.json.encode(EVENT)
+    head = "POST /events HTTP/1.1\r\nHost: x\r\nX-API-Key: dev-collect\r\n"
+    head += f"Content-Length: {len(body) + 10}\r\n\r\n"
+    address = (client.base_url.host, client.base_url.port)
+    with socket.create_connection(address) as connection:
+        connection.sendall(head.encode() + body)
+    gone = 'feedloop_http_requests_total{method="POST",path="/events",status="400"} 1.0'
+    for _ in range(1000):
+        if gone in client.get("/metrics").text:
+            break
+    else:
+        raise AssertionError("it was never noticed")
+    assert stored(settings) == []
+
+
 def test_a_batch_of_too_many(settings: Settings, clock: FixedClock) -> None:
     small = msgspec.structs.replace(settings, max_batch_events=3)
     with serving(small, clock) as client:
