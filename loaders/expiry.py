@@ -8,7 +8,7 @@ would then lose under its readers what they began with a minute ago.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from pyiceberg.table import Table, Transaction
@@ -19,7 +19,7 @@ from pyiceberg.table.update import AssertRefSnapshotId, UpdatesAndRequirements
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from feedloop.errors import Fenced
-from loaders.iceberg import LOADS, refusals
+from loaders.iceberg import LOADS, LeanTransaction, refusals
 
 ATTEMPTS = 10
 
@@ -82,7 +82,7 @@ def expire(
             return 0
         try:
             with refusals(table):
-                _Expire(Transaction(table, autocommit=True)).by_ids(old).commit()
+                _Expire(LeanTransaction(table, autocommit=True), old).commit()
             return len(old)
         except Fenced:
             if attempt == ATTEMPTS:
@@ -92,7 +92,14 @@ def expire(
 
 class _Expire(ExpireSnapshots):
     """pyiceberg's expiry, on the head that was looked at only: if the table was
-    rolled back meanwhile, one of the old snapshots is its head by now."""
+    rolled back meanwhile, one of the old snapshots is its head by now.
+
+    Its ``by_ids`` copies all metadata twice for each of them.
+    """
+
+    def __init__(self, transaction: Transaction, old: Iterable[int]) -> None:
+        super().__init__(transaction)
+        self._snapshot_ids_to_expire.update(old)
 
     def _commit(self) -> UpdatesAndRequirements:
         updates, requirements = super()._commit()

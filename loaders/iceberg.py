@@ -266,7 +266,7 @@ class _PendingCommit:
 
     def __init__(self, table: Table, producer: type[_FencedFiles]) -> None:
         self._table = table
-        self._transaction = _Transaction(table)
+        self._transaction = LeanTransaction(table)
         self._producer = producer(self._transaction, table.io)
         self._files = 0
         self.rows = 0
@@ -344,7 +344,7 @@ def refusals(table: Table) -> Iterator[None]:
         ) from error
 
 
-class _Transaction(Transaction):
+class LeanTransaction(Transaction):
     """pyiceberg's transaction, without a copy of all metadata, snapshots and
     all, each time that one of them is asked for: seventeen a commit."""
 

@@ -146,7 +146,9 @@ def test_the_private_api_is_the_one_that_was_measured() -> None:
         "merge_enabled",
         "snapshot_producer",
     ]
-    assert "_get_protected_snapshot_ids" in source(ExpireSnapshots._commit)
+    expiry = source(ExpireSnapshots._commit)
+    assert "self._snapshot_ids_to_expire -= protected_ids" in expiry
+    assert "RemoveSnapshotsUpdate(snapshot_ids=self._snapshot_ids_to_expire)" in expiry
     assert list(
         inspect.signature(iceberg_arrow.parquet_file_to_data_file).parameters
     ) == ["io", "table_metadata", "file_path"]
