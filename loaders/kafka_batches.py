@@ -20,7 +20,9 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-IS_PINNED = kafka.__version__ == "3.0.12"
+from loaders.kafka_clients import PINNED
+
+IS_PINNED = kafka.__version__ == PINNED
 """Whether the client is the one that this module was written for."""
 MAGIC = 2
 

@@ -17,6 +17,9 @@ from kafka.net.compat import KafkaNetClient
 # What fails is raised by who called; the client would tell every retry on stderr.
 logging.getLogger("kafka").addHandler(logging.NullHandler())
 
+PINNED = "3.0.12"
+"""The version of kafka-python whose private API is used where it is fast."""
+
 REACH_S = 1.0
 
 # Whoever sends must hear of an absent broker within two seconds.

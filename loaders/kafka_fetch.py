@@ -2,7 +2,7 @@
 
 kafka-python makes several objects of every record, which costs more than all
 that is done with it afterwards. What is here stands inside its consumer, in
-private API of the one version named below; with another version the consumer
+private API of one version, ``PINNED``; with another version the consumer
 polls as it always does, and ``test_kafka_fetch.py`` holds both to be the same.
 """
 
@@ -19,8 +19,8 @@ from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
 from feedloop.contracts.log import Record, Records
+from loaders.kafka_clients import PINNED
 
-VERSION = "3.0.12"
 # Record batches are parsed together until there are as many records: enough
 # for the fixed cost of each step to vanish, few enough to stay in the cache.
 GROUP_RECORDS = 2048
@@ -31,7 +31,7 @@ LAST_SHIFT = 63
 def install(consumer: Any) -> bool:
     """Make ``consumer.poll`` return ``Records`` a group of record batches, and
     ``max_records`` count those. False where this kafka-python is another."""
-    if kafka.__version__ != VERSION:
+    if kafka.__version__ != PINNED:
         return False
     consumer._fetcher.PartitionRecords = WholeBatches
     return True

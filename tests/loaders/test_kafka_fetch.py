@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import Record
 from feedloop.errors import LogUnavailable
-from loaders.kafka_fetch import VERSION
+from loaders.kafka_clients import PINNED
 from loaders.kafka_log import KafkaLog
 from tests.loaders.conftest import NOW
 from tests.support.kafka_broker import KafkaBroker
@@ -109,7 +109,7 @@ def assert_the_same(
 ) -> list[Record]:
     """Both ways, whole and from the middle; what there is."""
     plain: list[Record] = plainly(monkeypatch, lambda: read_all(broker, topic, 10_000))
-    assert kafka.__version__ == VERSION
+    assert kafka.__version__ == PINNED
     assert read_all(broker, topic, 10_000) == plain
     assert read_all(broker, topic, 37) == plain
     for part in (1 / 3, 0.77):
