@@ -126,3 +126,24 @@
 {% macro spark__explode_with_place(array, alias, place, name) -%}
   lateral view posexplode({{ array }}) {{ alias }} as {{ place }}, {{ name }}
 {%- endmacro %}
+
+{#- Columns as an array of floats, names as an array of strings. -#}
+{% macro array_of_floats(columns) -%}
+  cast({{ _array_of(columns) }} as {{ type_float_array() }})
+{%- endmacro %}
+
+{% macro array_of_strings(names) -%}
+  {%- set quoted = [] -%}
+  {%- for name in names -%}
+    {%- do quoted.append("'" ~ name ~ "'") -%}
+  {%- endfor -%}
+  {{ _array_of(quoted) }}
+{%- endmacro %}
+
+{% macro _array_of(elements) -%}
+  {{ return(adapter.dispatch('_array_of', 'feedloop')(elements)) }}
+{%- endmacro %}
+
+{% macro default___array_of(elements) -%}[{{ elements | join(', ') }}]{%- endmacro %}
+
+{% macro spark___array_of(elements) -%}array({{ elements | join(', ') }}){%- endmacro %}

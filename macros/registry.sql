@@ -47,6 +47,17 @@
   {{ return(name in ['user_category_affinity']) }}
 {%- endmacro %}
 
+{#- Features that the snapshots keep, but for vectors: not those that follow from
+    other columns and the hour. -#}
+{% macro kept_features(entity_type) -%}
+  {%- set left_out = [
+      'user_hours_since_engaged', 'item_trending', 'item_age_days',
+  ] -%}
+  {{ return(
+      feature_names(entity_type, vectors=false) | reject('in', left_out) | list
+  ) }}
+{%- endmacro %}
+
 {#- The columns of an entity's features, defaults filled in, from the models
     that `join_features` joins. -#}
 {% macro feature_columns(entity_type) -%}

@@ -33,6 +33,7 @@ from recommender.embeddings import (
     map_cold_items,
     train_item_factors,
 )
+from recommender.examples import aligned
 from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
@@ -266,7 +267,7 @@ def ranker(
     recipe = f"{params!r} seed={seed} {' '.join(names)}"
     if previous is not None and not is_due(previous, recipe, as_of, every_days):
         return previous
-    trained = train_ranker(examples, names, params, seed)
+    trained = train_ranker(aligned(examples, names, features), names, params, seed)
     if trained is None:
         return RANKER_SCHEMA.empty_table()
     row = {

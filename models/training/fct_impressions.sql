@@ -1,5 +1,6 @@
 with events as (
     select * from {{ ref('stg_events') }}
+    where rec_id is not null
 ),
 
 lists as (
@@ -10,48 +11,59 @@ surfaces as (
     select * from {{ ref('surfaces') }}
 ),
 
--- A client that shows a list again shows the same impression.
-first_impressions as (
+-- A client that shows a list again shows the same impression. The cold-start
+-- list is everybody's: the person tells its impressions apart.
+touches as (
     select
         *,
         row_number() over (
-            partition by rec_id, item_id
+            partition by rec_id, item_id, user_id
             order by occurred_at, event_id
-        ) as occurrence
+        ) as occurrence,
+        count(*) over (partition by rec_id, item_id, user_id) as times_shown
     from events
-    where role = 'exposure' and rec_id is not null
+    where role = 'exposure'
 ),
 
 -- Only what was in the list can have come from it.
 placed as (
     select
-        first_impressions.event_id,
-        first_impressions.rec_id,
-        first_impressions.request_id,
-        first_impressions.item_id,
-        first_impressions.user_id,
-        first_impressions.page_position,
-        first_impressions.occurred_at as shown_at,
+        touches.event_id,
+        touches.rec_id,
+        touches.request_id,
+        touches.item_id,
+        touches.user_id,
+        touches.page_position,
+        touches.times_shown,
+        touches.occurred_at as shown_at,
         lists.surface,
         lists.model_version,
         lists.build_id,
         lists.generated_at as listed_at,
         lists.propensities,
-        {{ array_place('lists.item_ids', 'first_impressions.item_id') }}
+        lists.user_id = touches.user_id as is_personal,
+        {{ array_place('lists.item_ids', 'touches.item_id') }}
             as list_position
-    from first_impressions
-    inner join lists on first_impressions.rec_id = lists.rec_id
-    where first_impressions.occurrence = 1
+    from touches
+    inner join lists on touches.rec_id = lists.rec_id
+    where touches.occurrence = 1
 ),
 
+-- The window opens anew each time the item is shown: the last touch counts.
+-- However late an outcome is loaded, it is found here.
 outcomes as (
     select
         placed.event_id,
-        count(*) as outcomes,
+        count(distinct events.event_id) as outcomes,
         max(events.weight) as outcome_weight,
         min(events.occurred_at) as first_outcome_at
     from placed
     inner join surfaces on placed.surface = surfaces.surface
+    inner join touches
+        on
+            placed.rec_id = touches.rec_id
+            and placed.item_id = touches.item_id
+            and placed.user_id = touches.user_id
     inner join events
         on
             placed.rec_id = events.rec_id
@@ -59,9 +71,9 @@ outcomes as (
             and placed.user_id = events.user_id
     where
         events.is_label
-        and events.occurred_at >= placed.shown_at
+        and events.occurred_at >= touches.occurred_at
         and events.occurred_at < {{ hours_after(
-            'placed.shown_at', 'surfaces.attribution_window_hours'
+            'touches.occurred_at', 'surfaces.attribution_window_hours'
         ) }}
     group by placed.event_id
 )
@@ -75,8 +87,10 @@ select
     placed.surface,
     placed.model_version,
     placed.build_id,
+    placed.is_personal,
     placed.listed_at,
     placed.shown_at,
+    cast(placed.times_shown as bigint) as times_shown,
     cast(placed.list_position as bigint) as list_position,
     placed.page_position,
     {{ array_at('placed.propensities', 'placed.list_position') }} as propensity,

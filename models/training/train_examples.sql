@@ -1,6 +1,7 @@
--- The log first: the very values a list was scored with. Candidates rebuilt
--- from a time split only while the log is thin (train_candidates is empty
--- otherwise).
+-- The log first: the very values a list was scored with. Where the log no
+-- longer has a list, what the history knew when it was made. Candidates rebuilt
+-- from a time split only while there are few impressions (train_candidates is
+-- empty otherwise).
 with serving as (
     select as_of from {{ ref('int_as_of') }}
     where purpose = 'serving'
@@ -12,45 +13,56 @@ split as (
 ),
 
 impressions as (
-    select fct.*
+    select
+        fct.event_id,
+        fct.item_id,
+        fct.propensity,
+        fct.shown_at,
+        cast(
+            coalesce(fct.page_position, fct.list_position) as int
+        ) as position,
+        cast(case when fct.is_positive then 1 else 0 end as float) as label,
+        -- everybody is shown the same cold-start list
+        concat(fct.rec_id, '/', fct.user_id) as group_id
     from {{ ref('fct_impressions') }} as fct
     inner join {{ ref('surfaces') }} as surfaces
         on fct.surface = surfaces.surface
-    cross join serving
-    where
-        surfaces.trains_ranker
-        and fct.shown_at <= serving.as_of
-        and fct.shown_at
-        > {{ days_before('serving.as_of', var('training_days')) }}
+    cross join split
+    where surfaces.trains_ranker and split.candidates = 0
 ),
 
 logged as (
+    select * from {{ ref('train_logged_features') }}
+),
+
+known as (
     select
-        impressions.rec_id as group_id,
+        event_id,
+        item_available_at as available_at,
+        {{ array_of_strings(kept_features('user') + kept_features('item')) }}
+            as feature_names,
+        {{ array_of_floats(kept_features('user') + kept_features('item')) }}
+            as feature_values
+    from {{ ref('train_known_features') }}
+    where item_available_at is not null
+),
+
+shown as (
+    select
+        impressions.group_id,
         impressions.item_id,
-        cast(
-            coalesce(
-                impressions.page_position, impressions.list_position
-            ) as int
-        ) as position,
-        cast(
-            case when impressions.is_positive then 1 else 0 end as float
-        ) as label,
-        feature_log.feature_names,
-        {{ array_part(
-            'feature_log.feature_values',
-            '(' ~ array_place('feature_log.item_ids', 'impressions.item_id')
-            ~ ' - 1) * ' ~ array_length('feature_log.feature_names') ~ ' + 1',
-            array_length('feature_log.feature_names'),
-        ) }} as feature_values,
+        impressions.position,
+        impressions.label,
+        coalesce(logged.feature_names, known.feature_names) as feature_names,
+        coalesce(logged.feature_values, known.feature_values)
+            as feature_values,
         impressions.propensity,
-        feature_log.generated_at as available_at,
+        coalesce(logged.available_at, known.available_at) as available_at,
         impressions.shown_at
     from impressions
-    inner join {{ ref('stg_feature_log') }} as feature_log
-        on impressions.rec_id = feature_log.rec_id
-    cross join split
-    where split.candidates = 0
+    left join logged on impressions.event_id = logged.event_id
+    left join known on impressions.event_id = known.event_id
+    where logged.event_id is not null or known.event_id is not null
 ),
 
 rebuilt as (
@@ -70,6 +82,6 @@ rebuilt as (
     cross join serving
 )
 
-select * from logged
+select * from shown
 union all
 select * from rebuilt

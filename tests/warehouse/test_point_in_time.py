@@ -1,0 +1,155 @@
+"""Two nights with impressions in between: what the ranker learns from.
+
+The tests at the end break the shared project on purpose, each in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from feedloop.cli.build import nightly
+from feedloop.contracts.lists import RequestSigner
+from feedloop.errors import StepFailed
+from tests.conftest import PEOPLE, VARIABLES, Project
+from tests.support import checkerboard
+from tests.support.checkerboard import END
+
+SHOWN = 10
+SECOND = END + timedelta(days=1)
+LEARNS_FROM_THE_LOG = VARIABLES | {"min_logged_impressions": 1}
+
+
+def answers(project: Project) -> list[dict[str, Any]]:
+    """Everybody sees the head of their list and clicks its second item."""
+    signer = RequestSigner(project.settings.signing_key)
+    lists = project.query(
+        "select user_id, rec_id, item_ids from rec_lists where surface = 'homepage' "
+        "and user_id != '~cold' order by user_id"
+    )
+    rows = []
+    for user_id, rec_id, item_ids in lists:
+        request_id = signer.sign(rec_id, user_id)
+        person = int(user_id[1:])
+        for place, item_id in enumerate(item_ids[:SHOWN], start=1):
+            kinds = ("impression", "click") if place == 2 else ("impression",)
+            for kind in kinds:
+                event_id = f"{user_id}-{place}-{kind}"
+                at = END + timedelta(hours=6, minutes=place)
+                row = checkerboard.event(
+                    event_id, person, int(item_id[1:]), at, kind=kind
+                )
+                context = {"request_id": request_id, "page_position": place}
+                rows.append(row | {"context": context})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def two_nights(
+    make_checkerboard: Callable[[Path], Project],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
+    project = make_checkerboard(tmp_path_factory.mktemp("nights"))
+    nightly(project.settings, project.clock, END, variables=VARIABLES)
+    checkerboard.send_events(project.log, project.settings, answers(project))
+    nightly(project.settings, project.clock, SECOND, variables=LEARNS_FROM_THE_LOG)
+    return project
+
+
+def rebuild(project: Project, *more: str) -> None:
+    models = (
+        "stg_events fct_impressions train_known_features train_logged_features "
+        "train_examples mon_feature_skew"
+    )
+    project.dbt(
+        *("build", "--exclude-resource-type", "unit_test", "--select", models, *more),
+        as_of=SECOND.isoformat(sep=" "),
+        min_logged_impressions=1,
+    )
+
+
+def examples(project: Project) -> list[tuple[Any, ...]]:
+    return project.query(
+        "select group_id, item_id, position, label, feature_names, feature_values, "
+        "available_at, shown_at from train_examples order by group_id, item_id"
+    )
+
+
+def test_every_impression_teaches_what_it_was_scored_with(two_nights: Project) -> None:
+    found = examples(two_nights)
+    assert len(found) == PEOPLE * SHOWN
+    assert sum(label for *_, label, _, _, _, _ in found) == PEOPLE
+    logged = {
+        (rec_id, item): (names, values[at * len(names) : (at + 1) * len(names)])
+        for rec_id, items, names, values in two_nights.query(
+            "select rec_id, item_ids, feature_names, feature_values "
+            "from stg_feature_log"
+        )
+        for at, item in enumerate(items)
+    }
+    for group_id, item_id, _, _, names, values, available_at, shown_at in found:
+        assert (names, values) == logged[group_id.partition("/")[0], item_id]
+        assert available_at == END < shown_at
+
+
+def test_what_was_logged_is_what_the_history_says(two_nights: Project) -> None:
+    report = two_nights.query(
+        "select feature_name, pairs, equal_share, max_difference from mon_feature_skew"
+    )
+    assert {name for name, *_ in report} >= {"user_events_7d", "item_ctr_30d"}
+    assert {tuple(row) for _, *row in report} == {(PEOPLE * SHOWN, 1.0, 0.0)}
+
+
+def test_the_order_of_arrival_changes_nothing(
+    make_checkerboard: Callable[[Path], Project], two_nights: Project, tmp_path: Path
+) -> None:
+    again = make_checkerboard(tmp_path)
+    nightly(again.settings, again.clock, END, variables=VARIABLES)
+    rows = sorted(answers(again), key=lambda row: str(row["event_id"])[::-1])
+    # in three loads, the clicks long before what they answer
+    rows.sort(key=lambda row: bool(row["event_type"] == "impression"))
+    for part in (rows[:17], rows[17:200], rows[200:]):
+        checkerboard.send_events(again.log, again.settings, part)
+        again.load()
+    nightly(again.settings, again.clock, SECOND, variables=LEARNS_FROM_THE_LOG)
+    assert examples(again) == examples(two_nights)
+
+
+def test_a_planted_skew_stops_the_build(two_nights: Project) -> None:
+    with duckdb.connect(str(two_nights.settings.duckdb_path)) as connection:
+        connection.execute(
+            "update t1.snap_item_features set item_ctr_30d = item_ctr_30d + 0.001"
+        )
+    with pytest.raises(StepFailed, match="assert_logged_features_equal_the_history"):
+        rebuild(two_nights)
+    skewed = dict(
+        two_nights.query("select feature_name, equal_share from mon_feature_skew")
+    )
+    assert skewed.pop("item_ctr_30d") == 0
+    assert set(skewed.values()) == {1.0}
+
+
+def test_without_a_log_the_history_teaches(two_nights: Project) -> None:
+    with duckdb.connect(str(two_nights.settings.duckdb_path)) as connection:
+        connection.execute("delete from t1.train_logged_features")
+    two_nights.dbt(
+        *("build", "--exclude-resource-type", "unit_test"),
+        *("--select", "train_examples rank_ranker"),
+        as_of=SECOND.isoformat(sep=" "),
+        min_logged_impressions=1,
+    )
+    found = examples(two_nights)
+    assert len(found) == PEOPLE * SHOWN
+    for *_, names, values, available_at, shown_at in found:
+        assert "item_ctr_30d" in names
+        assert "als_cosine" not in names
+        assert len(names) == len(values)
+        assert isinstance(shown_at, datetime)
+        assert available_at < shown_at
+    ((learned,),) = two_nights.query("select count(*) from rank_ranker")
+    assert learned == 1
