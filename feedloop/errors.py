@@ -12,6 +12,7 @@ FeedloopError                 one sentence that says what happened and what to d
 │   ├── OffsetsLost           committed offsets are no longer in the log
 │   └── TopicRecreated        the topic is not the one the table was loaded from
 ├── LossNotAccepted           nobody said that records may be skipped
+├── TablesUnavailable         they can't be read or written now; try again
 ├── Fenced                    another loader committed first; nothing was written
 ├── OffsetHistoryExpired      the snapshot that held the offsets was expired
 ├── ReplayRefused             a window of the log can't go into that table
@@ -89,6 +90,10 @@ class TopicRecreated(LogError):
 
 
 class LossNotAccepted(FeedloopError):
+    pass
+
+
+class TablesUnavailable(FeedloopError):
     pass
 
 

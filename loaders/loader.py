@@ -21,6 +21,7 @@ from pyiceberg.table import Table
 from feedloop.clock import Clock
 from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Records
 from feedloop.contracts.tables import DEAD_LETTERS
+from feedloop.errors import TablesUnavailable
 from feedloop.settings import Settings
 from loaders.decode import decoder
 from loaders.dedupe import Deduplicator
@@ -104,8 +105,20 @@ class Loader:
 
         Raises ``Fenced`` where another loader was faster, ``TopicRecreated``
         and ``OffsetsLost`` where going on would lose records, and
-        ``LogUnavailable``. Whatever it raises, calling it again is safe.
+        ``LogUnavailable`` or ``TablesUnavailable``. Whatever it raises, calling
+        it again is safe.
         """
+        try:
+            return self._load_once()
+        except OSError as error:
+            table = f"{self._settings.raw_schema}.{self._stream}"
+            raise TablesUnavailable(
+                f"{table} can't be read or written ({error}), and this batch was "
+                "left out; free space or mend that, and load again: it goes on "
+                "from there."
+            ) from error
+
+    def _load_once(self) -> LoadReport:
         # 1. Where this table says that it was loaded up to.
         table = self._open(self._stream)
         dead_table = self._open(DEAD_LETTERS)
@@ -144,10 +157,10 @@ class Loader:
         #    those below their offsets are not written twice.
         if dead_append.rows:
             fence = OffsetFence(self._stream, dead_start, _furthest(end, told))
-            _commit(dead_table, dead_append, fence)
+            dead_append.commit(fence)
 
         # 5. The rows and the offsets, in one commit, unless someone was faster.
-        _commit(table, append, OffsetFence(self._stream, start, end))
+        append.commit(OffsetFence(self._stream, start, end))
         return LoadReport(
             stream=self._stream,
             rows=append.rows,
@@ -263,8 +276,3 @@ def _not_below(dead: pa.Table, start: Position | None) -> pa.Table:
         for partition, offset in zip(partitions, offsets, strict=True)
     ]
     return dead.filter(pa.array(new, pa.bool_()))
-
-
-def _commit(table: Table, append: FencedAppend, fence: OffsetFence) -> None:
-    """Make what was appended to ``table`` count."""
-    append.commit(fence)

@@ -20,6 +20,7 @@ from feedloop.errors import (
     LogUnavailable,
     LossNotAccepted,
     MaintenanceFailed,
+    TablesUnavailable,
 )
 from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import configure_logging, log_event, progress
@@ -137,8 +138,8 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
     """Load every ``period`` seconds until SIGTERM or SIGINT.
 
     It ends after the batch under way, however much is left to load. A loader
-    that was fenced, or a log that is away, is a line and another try: the
-    table tells where to go on.
+    that was fenced, a log that is away or a disk that is full is a line and
+    another try: the table tells where to go on.
     """
     with stopped_by_signal() as stop:
         upkeep = _Upkeep(settings, stop)
@@ -154,7 +155,7 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
         while not stop.came:
             try:
                 load_all(settings, clock, on_batch=tell)
-            except (Fenced, LogUnavailable) as error:
+            except (Fenced, LogUnavailable, TablesUnavailable) as error:
                 log_event("load", "batch left out", reason=str(error))
             except _Stopped:
                 return

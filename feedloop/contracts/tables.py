@@ -131,12 +131,12 @@ RAW_TABLES = {
         RawTable(USERS, USERS_SCHEMA, None, ("user_id", "load_seq")),
         RawTable(DEAD_LETTERS, DEAD_LETTERS_SCHEMA, "ingested_at", ("ingested_at",)),
         RawTable(ACCEPTED_LOSSES, ACCEPTED_LOSSES_SCHEMA, None, ("accepted_at",)),
-        RawTable("lists", LISTS_SCHEMA, "generated_at", ("generated_at", "rec_id")),
+        RawTable("lists", LISTS_SCHEMA, "generated_at", _by_list),
         RawTable(
             "feature_log",
             FEATURE_LOG_SCHEMA,
             "generated_at",
-            ("generated_at", "rec_id"),
+            _by_list,
         ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import resource
 import signal
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog, Message
-from feedloop.errors import WarehouseEmpty
+from feedloop.errors import TablesUnavailable, WarehouseEmpty
 from feedloop.settings import Settings
 from loaders.loader import load_all
 from loaders.log import create_topics, open_log
@@ -51,6 +52,23 @@ def test_a_load_as_json(settings: Settings, log: EventLog) -> None:
     assert report.items() >= expected.items()
     assert (report["load_seq"], set(report["offsets_to"])) == (1, {"0", "1"})
     assert msgspec.json.decode(feedloop(settings, "load", "--json").stdout) == []
+
+
+def test_a_full_disk_is_a_sentence_and_the_next_load_goes_on(
+    settings: Settings, log: EventLog
+) -> None:
+    send(log, settings, event(1))
+    assert feedloop(settings, "load").exit_code == 0
+    send(log, settings, *map(event, range(2, 400)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(TablesUnavailable, match="free space or mend that"):
+            load_all(settings, FixedClock(NOW))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (report,) = load_all(settings, FixedClock(NOW))
+    assert (report.rows, report.load_seq) == (398, 2)
 
 
 @pytest.mark.parametrize("period", ["0s", "soon", "60", "-1m"])

@@ -23,9 +23,14 @@ from feedloop.contracts.lists import RequestSigner, rec_id
 from feedloop.contracts.log import Batch, EventLog, Message, Record, Records, TopicState
 from feedloop.errors import Fenced, OffsetsLost, TopicRecreated
 from feedloop.settings import Settings, from_environment
-from loaders import loader as loader_module
 from loaders.decode import decoder
-from loaders.iceberg import FencedAppend, committed, ensure_tables, open_catalog
+from loaders.iceberg import (
+    Fence,
+    FencedAppend,
+    committed,
+    ensure_tables,
+    open_catalog,
+)
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, LoadReport, load_all
 from loaders.log import create_topics, open_log
@@ -457,17 +462,17 @@ def test_killed_between_two_steps(
 ) -> None:
     send(log, settings, *map(event, range(20)))
     log.append(TOPIC, [Message("k", b"bad", NOW)])
-    real = loader_module._commit
+    real = FencedAppend.commit
     calls = iter(range(10))
 
-    def dying(*arguments: Any) -> None:
+    def dying(append: FencedAppend, fence: Fence) -> None:
         if next(calls) == fault:
             raise Killed
-        real(*arguments)
-        if fault == 2 and arguments[0].name()[-1] == "events":
+        real(append, fence)
+        if fault == 2 and append._table.name()[-1] == "events":
             raise Killed
 
-    monkeypatch.setattr(loader_module, "_commit", dying)
+    monkeypatch.setattr(FencedAppend, "commit", dying)
     with pytest.raises(Killed):
         loader.load_once()
     monkeypatch.undo()
@@ -491,14 +496,14 @@ def test_a_shorter_second_try_forgets_no_dead_letter(
     for _ in range(3):
         send(log, settings, *map(event, range(5)))
         log.append(TOPIC, [Message(key, b"bad", NOW) for key in "abcdef"])
-    real = loader_module._commit
+    real = FencedAppend.commit
 
-    def dying(*arguments: Any) -> None:
-        if arguments[0].name()[-1] == "events":
+    def dying(append: FencedAppend, fence: Fence) -> None:
+        if append._table.name()[-1] == "events":
             raise Killed
-        real(*arguments)
+        real(append, fence)
 
-    monkeypatch.setattr(loader_module, "_commit", dying)
+    monkeypatch.setattr(FencedAppend, "commit", dying)
     with pytest.raises(Killed):
         loader.load_once()
     monkeypatch.undo()
