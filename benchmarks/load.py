@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,25 +25,18 @@ from benchmarks.support.measure import (
     run_command,
 )
 from benchmarks.support.report import ROOT, Figure, benchmark
-from feedloop.clock import FixedClock, SystemClock
+from feedloop.clock import FixedClock
 from feedloop.contracts.log import EVENTS
 from feedloop.errors import StepFailed
 from feedloop.settings import Settings, from_environment, to_environment
-from loaders.iceberg import ensure_tables, open_catalog
-from loaders.loader import Loader, load_all
+from loaders.loader import load_all
 from loaders.log import create_topics, open_log
-from loaders.maintenance import maintain_table
 from tests.support.jvm import fetch_jars
 from tests.support.kafka_broker import KafkaBroker
 
 PARTITIONS = 8
 # An hour's outage of a shop with 20 million events a day.
 LAG_EVENTS_PER_S = 230
-COMMITS = (10, 100, 1_000, 5_000)
-COMMITS_TIMED = 9
-COMMIT_EVENTS = 200
-MAINTAIN_EVERY = 60  # commits: with one a minute, each hour
-SNAPSHOTS_KEPT = 360
 SPARK_JARS = (
     "org.apache.spark:spark-sql-kafka-0-10_2.13:4.1.1",
     "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0",
@@ -61,11 +51,10 @@ NOT_IN_SPARK = (
 class _Size(NamedTuple):
     events: int
     rounds: int
-    commits: tuple[int, ...]
 
 
-FULL = _Size(2_000_000, 3, COMMITS)
-QUICK = _Size(100_000, 1, COMMITS[:2])
+FULL = _Size(2_000_000, 3)
+QUICK = _Size(100_000, 1)
 
 
 class _Topic(NamedTuple):
@@ -236,41 +225,6 @@ def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
     ]
 
 
-def growth(folder: Path, commits: tuple[int, ...]) -> list[Figure]:
-    """What a commit takes after many, with maintenance at its schedule: as with
-    one commit a minute, snapshots of six hours are there."""
-    clock = FixedClock(event_topic.BEGIN)
-    settings = from_environment(
-        {},
-        home=str(folder / "growth"),
-        namespace="bench",
-        load_max_events=COMMIT_EVENTS,
-        log_partitions=1,
-        snapshots_kept=SNAPSHOTS_KEPT,
-    )
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    figures = []
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        total = max(commits) + COMMITS_TIMED
-        event_topic.fill(log, settings, total * COMMIT_EVENTS)
-        loader = Loader(settings, catalog, log, EVENTS)
-        times: list[float] = []
-        for number in range(1, total + 1):
-            begun = time.perf_counter()
-            loader.load_once()
-            times.append((time.perf_counter() - begun) * 1000)
-            if number % MAINTAIN_EVERY == 0:
-                later = SystemClock().now() + timedelta(days=2)
-                maintain_table(settings, catalog, EVENTS, later)
-        for after in commits:
-            median = statistics.median(times[after : after + COMMITS_TIMED])
-            meaning = f"a load of {COMMIT_EVENTS} events after {after:,} commits"
-            figures.append(Figure(f"commit_ms_after_{after}", median, meaning))
-    return figures
-
-
 @benchmark("load", ["kafka-python", "pyiceberg", "pyarrow", "msgspec", "duckdb"])
 def main(quick: bool) -> list[Figure]:
     """Kafka into Iceberg: 2M events of 500 bytes, 8 partitions, lz4."""
@@ -278,8 +232,7 @@ def main(quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name:
         folder = Path(name)
         with filled_topic(folder, size.events) as topic:
-            figures = speed(topic, folder, size.rounds)
-        return figures + growth(folder, size.commits)
+            return speed(topic, folder, size.rounds)
 
 
 if __name__ == "__main__":
