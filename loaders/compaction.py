@@ -35,7 +35,7 @@ ROW_GROUP_ROWS = 122_880
 ROW_GROUP_BYTES = 64 << 20
 SORTED_ROWS = 2048
 """Come out of the sort at once: a row of the feature log may have 30 KB."""
-SORT_MEMORY = "256MB"
+SORT_MEMORY = "384MB"
 ATTEMPTS = 5
 COMMIT_BYTES = 256 << 20
 """Files of this many bytes together are exchanged in one commit."""
@@ -219,6 +219,9 @@ def _sorted(
     ):
         connection.execute("set TimeZone = 'UTC'")
         connection.execute(f"set memory_limit = '{SORT_MEMORY}'")
+        # What several threads hold at once can't be spilled, and they'd gain
+        # little: most of the time goes into reading and writing Parquet.
+        connection.execute("set threads = 1")
         connection.execute(f"set temp_directory = '{spill}'")
         connection.register("unsorted", _rows(table, part))
         query = f"from unsorted order by {order}"

@@ -19,6 +19,8 @@ from rich.table import Table
 from feedloop.errors import FeedloopError
 
 ROOT = Path(__file__).resolve().parents[2]
+PLAIN_WIDTH = 110
+"""Columns where the output goes to a file."""
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -84,10 +86,16 @@ def report(
 
     ``packages``: distributions whose versions matter to the figures.
     """
-    table = Table("figure", "value", "goal", "meaning", title=name)
+    table = Table(title=name)
+    for column in ("figure", "value", "goal"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("meaning", overflow="fold")
     for figure in figures:
         table.add_row(figure.key, f"{figure.value:,.4g}", figure.goal, figure.meaning)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(table)
     if out is None:
         return
     result = {
