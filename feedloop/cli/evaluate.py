@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feedloop.cli.dbt_run import run_dbt
-from feedloop.cli.quality_report import write_report
+from feedloop.cli.quality_report import Quality, write_report
 from feedloop.clock import SystemClock
 from feedloop.contracts import builds
 from feedloop.contracts.seeds import read_event_types
@@ -32,7 +32,7 @@ from loaders.duckdb_plugin import raw_views
 from loaders.importing import import_dataset
 from recommender.baselines import Als, ItemItem, Popularity
 from recommender.embeddings import AlsParams
-from recommender.metrics import Estimate, evaluate
+from recommender.metrics import evaluate
 
 KS = (10, 20)
 SEED = 1
@@ -72,20 +72,6 @@ SPLITS = {
         ),
     )
 }
-
-
-class Quality(msgspec.Struct, frozen=True):
-    """What came out on one split: estimates by method, cohort and metric."""
-
-    dataset: str
-    title: str
-    cut: datetime
-    until: datetime
-    interactions: int
-    people: int
-    model_version: str
-    seconds: dict[str, float]
-    methods: dict[str, dict[str, dict[str, Estimate]]]
 
 
 def evaluate_split(settings: Settings, split: Split) -> Quality:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import msgspec
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from feedloop.cli.evaluate import Quality
-    from recommender.metrics import Estimate
+from recommender.metrics import Estimate
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "hr@20", "mrr@20")
 PLOTTED = ("recall@20", "ndcg@20")
@@ -28,6 +27,20 @@ the same interactions and leave out what a person has touched.
 
 In brackets: 95 % bootstrap interval over people.
 """
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """What came out on one split: estimates by method, cohort and metric."""
+
+    dataset: str
+    title: str
+    cut: datetime
+    until: datetime
+    interactions: int
+    people: int
+    model_version: str
+    seconds: dict[str, float]
+    methods: dict[str, dict[str, dict[str, Estimate]]]
 
 
 def write_report(found: Sequence[Quality], path: Path) -> None:
