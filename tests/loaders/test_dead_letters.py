@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +24,6 @@ from loaders.iceberg import (
     FencedAppend,
     OffsetsKept,
     committed,
-    ensure_tables,
     open_catalog,
     open_table,
 )
@@ -55,20 +53,6 @@ def learn(settings: Settings, event_type: str) -> None:
     """Add a type of event to the seed."""
     with (settings.seeds_dir / "event_types.csv").open("a") as file:
         file.write(f"{event_type},engagement,1.0,30,false\n")
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
 
 
 @pytest.fixture

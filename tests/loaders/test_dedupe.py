@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,16 +15,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pyiceberg.catalog import Catalog
 
-from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog
 from feedloop.settings import Settings
 from loaders import dedupe
 from loaders.compaction import CompactionPolicy, compact
 from loaders.day_files import DayFiles
 from loaders.event_index import EventIndex, Hashes, hashes_of
-from loaders.iceberg import ensure_tables, open_catalog, open_table
+from loaders.iceberg import open_table
 from loaders.loader import Loader
-from loaders.log import create_topics, open_log
 from tests.loaders.conftest import NOW
 from tests.loaders.sending import event, event_ids, send
 
@@ -140,20 +136,6 @@ def test_a_killed_one_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 # --- with a table ------------------------------------------------------------
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
 
 
 def load(settings: Settings, catalog: Catalog, log: EventLog) -> tuple[int, int]:

@@ -37,13 +37,6 @@ FIRST = Position("topic", 1, {0: 10})
 SECOND = Position("topic", 2, {0: 20})
 
 
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
-
-
 def user_rows(*names: str) -> pa.Table:
     rows = [
         {

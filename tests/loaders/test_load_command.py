@@ -22,13 +22,6 @@ from tests.loaders.conftest import NOW
 from tests.loaders.sending import event, event_ids, send
 
 
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> EventLog:
-    log = open_log(settings, clock)
-    create_topics(log, settings)
-    return log
-
-
 def test_nothing_to_load_is_said_and_no_failure(settings: Settings) -> None:
     result = feedloop(settings, "load")
     assert result.exit_code == 0

@@ -6,7 +6,7 @@ import multiprocessing
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,8 +28,6 @@ from loaders.iceberg import (
     Fence,
     FencedAppend,
     committed,
-    ensure_tables,
-    open_catalog,
 )
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, LoadReport, load_all
@@ -40,25 +38,6 @@ from tests.loaders.sending import event, event_ids, message, rows, send
 from tests.support.kafka_broker import KafkaBroker
 
 TOPIC = "t1.events"
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
-
-
-@pytest.fixture
-def loader(settings: Settings, catalog: Catalog, log: EventLog) -> Loader:
-    return Loader(settings, catalog, log, "events")
 
 
 def counts(report: LoadReport) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -27,7 +27,7 @@ from feedloop.errors import (
 )
 from feedloop.settings import Settings, from_environment
 from loaders import losses as losses_module
-from loaders.iceberg import FencedAppend, committed, ensure_tables, open_catalog
+from loaders.iceberg import FencedAppend, committed, open_catalog
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
@@ -39,20 +39,6 @@ from tests.support.kafka_broker import KafkaBroker
 
 TOPIC = "t1.events"
 OLD, NEW = [f"e{n}" for n in range(6)], [f"e{n}" for n in range(6, 10)]
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,9 +17,8 @@ from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog, Message
 from feedloop.errors import ReplayRefused
 from feedloop.settings import Settings, from_environment
-from loaders.iceberg import FencedAppend, ensure_tables, open_catalog, open_table
+from loaders.iceberg import FencedAppend, open_catalog, open_table
 from loaders.loader import Loader, load_all
-from loaders.log import create_topics, open_log
 from loaders.replay import Replay
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
@@ -73,20 +71,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
         kafka_bootstrap=bootstrap,
         load_max_events=5,
     )
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> Catalog:
-    catalog = open_catalog(settings)
-    ensure_tables(catalog, settings)
-    return catalog
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from feedloop.contracts.log import EventLog, Message
 from feedloop.settings import Settings, from_environment
 from loaders.iceberg import open_catalog
 from loaders.loader import load_all
-from loaders.log import create_topics, open_log
 from loaders.losses import Losses
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
@@ -45,13 +42,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 on_files = pytest.mark.parametrize("settings", ["file"], indirect=True)
-
-
-@pytest.fixture
-def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
-    with closing(open_log(settings, clock)) as log:
-        create_topics(log, settings)
-        yield log
 
 
 def status(settings: Settings, exit_code: int = 0) -> dict[str, Any]:
