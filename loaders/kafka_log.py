@@ -27,7 +27,7 @@ from feedloop.errors import LogUnavailable, OffsetsLost
 from loaders.instants import EPOCH
 from loaders.kafka_append import KafkaAppender
 from loaders.kafka_clients import CONNECTION, connect
-from loaders.kafka_reader import KafkaReader
+from loaders.kafka_reader import KafkaReader, bounds
 
 UNKNOWN_TOPIC = 3
 
@@ -81,8 +81,7 @@ class KafkaLog:
             if found is None:
                 return None
             partitions = _partitions_of(topic, found)
-            beginning = self._consumer.beginning_offsets(partitions)
-            end = self._consumer.end_offsets(partitions)
+            beginning, end = bounds(self._consumer, partitions)
             return TopicState(
                 topic_id=str(found["topic_id"]),
                 beginning={tp.partition: at for tp, at in beginning.items()},
@@ -113,7 +112,7 @@ class KafkaLog:
             if found is None:
                 raise UnknownTopicOrPartitionError(topic)
             partitions = _partitions_of(topic, found)
-            ends = self._consumer.end_offsets(partitions)
+            _, ends = bounds(self._consumer, partitions)
             later = self._consumer.offsets_for_times(dict.fromkeys(partitions, ms))
             return {
                 tp.partition: later[tp].offset if later.get(tp) else ends[tp]

@@ -19,6 +19,22 @@ POLL_MS = 200
 STALLED_S = 10.0
 
 
+def bounds(
+    consumer: Any, partitions: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """The first offset of each partition, and the one after its last.
+
+    The client leaves out, silently, a partition that was just added and whose
+    leader it doesn't know yet; raises ``KafkaError`` then.
+    """
+    beginnings = consumer.beginning_offsets(partitions)
+    ends = consumer.end_offsets(partitions)
+    for tp in partitions:
+        if tp not in beginnings or tp not in ends:
+            raise KafkaError(f"partition {tp.partition} has no known leader yet")
+    return beginnings, ends
+
+
 class KafkaReader:
     """What ``consumer`` reads. After an error it is of no more use."""
 
@@ -36,8 +52,7 @@ class KafkaReader:
         limit: int,
     ) -> Batch:
         """As ``EventLog.read``; raises ``OffsetOutOfRangeError``."""
-        ends = self._consumer.end_offsets(partitions)
-        beginnings = self._consumer.beginning_offsets(partitions)
+        beginnings, ends = bounds(self._consumer, partitions)
         starts = {tp: offsets.get(tp.partition, beginnings[tp]) for tp in partitions}
         for tp, start in starts.items():
             if not beginnings[tp] <= start <= ends[tp]:
