@@ -33,8 +33,10 @@ from recommender.standalone import (
     Recipe,
     fitted,
     held_out,
+    labelled_candidates,
     learnt_ranker,
     read_items,
+    with_blend,
     with_trend,
 )
 
@@ -49,7 +51,7 @@ MEANING = {
     "popularity": "most taken",
     "item_item": "alike to one's own",
     "als": "embeddings alone",
-    "blend": "all, by hand",
+    "blend": "all, weighed",
     "pipeline": "all, ranked",
 }
 
@@ -86,7 +88,9 @@ def lists(
         yield name, baseline.recommend(log, task.users, k, True, task.among)
     inner = held_out(history, recipe, task.users)
     recipe = with_trend(inner, recipe)
-    ranker = learnt_ranker(inner, items, recipe)
+    examples = labelled_candidates(inner, items, recipe)
+    recipe = with_blend(examples, recipe)
+    ranker = learnt_ranker(examples, recipe)
     with fitted(history, items, history.as_of, recipe, ranker) as now:
         people = now.users(task.users)
         for name, is_ranked in {"blend": False, "pipeline": True}.items():

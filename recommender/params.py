@@ -23,6 +23,10 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     recent_items: Annotated[int, Meta(ge=0, le=100)] = 30
     recent_half_life: Annotated[float, Meta(gt=0)] = 7.0
 
+    # where there is no ranker: weights beside those of the personal sources
+    blend_trending: Annotated[float, Meta(ge=0)] = 0.25
+    blend_popular: Annotated[float, Meta(ge=0)] = 0.25
+
     # the index: catalogues of up to exact_up_to vectors are searched exactly
     exact_up_to: Annotated[int, Meta(ge=0)] = 16_384
     index_connectivity: Annotated[int, Meta(ge=2)] = 16

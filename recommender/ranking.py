@@ -24,6 +24,7 @@ from recommender.arrays import (
     numbers,
 )
 from recommender.build import Build
+from recommender.params import KernelParams
 
 RISING = (
     "als_cosine",
@@ -43,15 +44,14 @@ RISING = (
 this keeps a ranker that learns from a single instant from telling items apart
 by their exact counts and remembering which of them did well."""
 
-BLEND = {
+PERSONAL = {
     "als_reciprocal_rank": 1.0,
     "item_item_reciprocal_rank": 1.0,
     "als_cosine": 0.5,
-    "trending_reciprocal_rank": 0.25,
-    "popular_reciprocal_rank": 0.25,
 }
-"""Weights of the fallback: reciprocal rank fusion of what the sources say
-(Cormack et al., 2009), plus the cosine, which unlike a rank tells how near."""
+"""The fallback's weights: reciprocal rank fusion of what the sources say
+(Cormack et al., 2009), plus the cosine, which unlike a rank tells how near.
+What trends and what is popular stands beside them in ``KernelParams``."""
 
 HELD_OUT = 0.2
 NDCG_AT = 10
@@ -148,7 +148,7 @@ def train_ranker(
         scored = known.only(held_out)
         trial = _boosted(known.only(~held_out), feature_names, params, seed)
         score = trial.inplace_predict(scored.features)
-        blend = fallback_score(feature_names, scored.features)
+        blend = fallback_score(feature_names, scored.features, KernelParams())
         metrics[f"ndcg@{NDCG_AT}"] = _ndcg(scored, score)
         metrics[f"fallback_ndcg@{NDCG_AT}"] = _ndcg(scored, blend)
     booster = _boosted(known, feature_names, params, seed)
@@ -172,20 +172,45 @@ def predict(build: Build, features: Floats) -> Floats:
     if len(features) == 0:
         return np.zeros(0, np.float32)
     if build.ranker is None:
-        return fallback_score(build.feature_names, features)
+        return fallback_score(build.feature_names, features, build.params)
     scores: Floats = build.ranker.inplace_predict(features, validate_features=False)
     return scores
 
 
-def fallback_score(feature_names: Sequence[str], features: Floats) -> Floats:
-    """The weighted sum of the features in BLEND: rises with each of them."""
+def fallback_score(
+    feature_names: Sequence[str], features: Floats, params: KernelParams
+) -> Floats:
+    """The weighted sum of what the sources say: rises with each of them."""
     names = list(feature_names)
     score = np.zeros(len(features), np.float32)
-    for name, weight in BLEND.items():
+    for name, weight in blend(params).items():
         if name not in names:
             raise ContractError(f"The fallback score needs the feature {name}.")
         score += np.float32(weight) * features[:, names.index(name)]
     return score
+
+
+def blend(params: KernelParams) -> dict[str, float]:
+    """The weight of each feature in ``fallback_score``."""
+    return PERSONAL | {
+        "trending_reciprocal_rank": params.blend_trending,
+        "popular_reciprocal_rank": params.blend_popular,
+    }
+
+
+def best_blend(
+    examples: pa.Table, feature_names: Sequence[str], among: Sequence[KernelParams]
+) -> KernelParams:
+    """The one ``among`` whose blend puts the positives of ``examples`` (as for
+    ``train_ranker``) first by NDCG; the first one where they teach nothing."""
+    known = _usable(_read(examples, len(feature_names)))
+    if len(known) == 0:
+        return among[0]
+
+    def quality(params: KernelParams) -> float:
+        return _ndcg(known, fallback_score(feature_names, known.features, params))
+
+    return max(among, key=quality)
 
 
 def _read(examples: pa.Table, width: int) -> _Examples:

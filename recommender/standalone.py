@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,16 +50,19 @@ from recommender.history import (
     user_values,
 )
 from recommender.item_item import ItemItemParams, train_neighbours
-from recommender.kernel import ListKernel
+from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
-from recommender.ranking import RankerParams, train_ranker
+from recommender.ranking import RankerParams, best_blend, train_ranker
 
 STRINGS = pa.list_(pa.string())
 MOST_CONSUMED = 1 << 20
 MORE_RECENT = 1.2
-TREND_HALF_LIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 12.0, 48.0, 336.0)
+TREND_HALF_LIVES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 12.0, 48.0, 336.0)
 """Hours: from news, which is old by the evening, to what lasts for weeks."""
 TREND_LISTED, TREND_WINDOW = 20, 300
+BLEND_WEIGHTS = (0.25, 0.0, 1.0, 4.0, 16.0)
+"""Tried for what trends and for what is popular, the default first: from lists
+by taste alone to lists that are almost the same for everyone."""
 
 
 @dataclass(frozen=True)
@@ -392,9 +396,9 @@ def _trend_recall(inner: Split, half_life_hours: float) -> float:
     return float(np.mean(np.bincount(row, hit) / labels))
 
 
-def learnt_ranker(inner: Split, items: pa.Table, recipe: Recipe) -> bytes | None:
-    """The ranker, from an inner split; None where it holds nothing to learn
-    from."""
+def labelled_candidates(inner: Split, items: pa.Table, recipe: Recipe) -> pa.Table:
+    """Candidates of the inner split's people as they would have been then,
+    labelled with what came after it (TRAINING_COLUMNS)."""
     user_ids = inner.before.user_ids
     labels = pa.table(
         {
@@ -403,10 +407,27 @@ def learnt_ranker(inner: Split, items: pa.Table, recipe: Recipe) -> bytes | None
         }
     )
     if len(labels) == 0:
-        return None
+        return TRAINING_COLUMNS.empty_table()
     with fitted(inner.before, items, inner.as_of, recipe) as then:
         people = then.users(labels["user_id"].combine_chunks().unique())
-        examples = then.kernel().candidates_for_training(people, labels)
+        return then.kernel().candidates_for_training(people, labels)
+
+
+def with_blend(examples: pa.Table, recipe: Recipe) -> Recipe:
+    """The recipe with those of BLEND_WEIGHTS under which the blend of the
+    sources ranked the ``examples`` best."""
+    tried = [
+        msgspec.structs.replace(recipe.kernel, blend_trending=hot, blend_popular=known)
+        for hot in BLEND_WEIGHTS
+        for known in BLEND_WEIGHTS
+    ]
+    names = candidate_features(recipe.features)
+    return replace(recipe, kernel=best_blend(examples, names, tried))
+
+
+def learnt_ranker(examples: pa.Table, recipe: Recipe) -> bytes | None:
+    """The ranker, from ``labelled_candidates``; None where they hold nothing
+    to learn from."""
     trained = train_ranker(
         examples, candidate_features(recipe.features), recipe.ranker, recipe.seed
     )

@@ -5,14 +5,17 @@ import xgboost as xgb
 
 from feedloop.errors import ContractError
 from recommender.arrays import vectors
+from recommender.params import KernelParams
 from recommender.ranking import (
-    BLEND,
     RankerParams,
+    best_blend,
+    blend,
     fallback_score,
     position_effects,
     train_ranker,
 )
 
+BLEND = blend(KernelParams())
 NAMES = [*BLEND, "item_ctr_30d", "noise"]
 PARAMS = RankerParams(rounds=40, max_depth=4, num_threads=1)
 CTR, NOISE = NAMES.index("item_ctr_30d"), NAMES.index("noise")
@@ -148,13 +151,32 @@ def test_rows_without_a_position_have_no_effect_of_one() -> None:
     assert effects[len(position) // 2 :].any()
 
 
+def weighed(features: np.ndarray) -> np.ndarray:
+    return fallback_score(NAMES, features, KernelParams())
+
+
 def test_the_fallback_rises_with_each_of_its_features() -> None:
     base = np.full((1, len(NAMES)), 0.5, np.float32)
     for name in BLEND:
         better = base.copy()
         better[0, NAMES.index(name)] += 0.1
-        assert fallback_score(NAMES, better) > fallback_score(NAMES, base)
-    assert fallback_score(NAMES, base)[0] == pytest.approx(0.5 * sum(BLEND.values()))
+        assert weighed(better) > weighed(base)
+    assert weighed(base)[0] == pytest.approx(0.5 * sum(BLEND.values()))
+
+
+def test_the_blend_is_the_one_that_puts_the_positives_first() -> None:
+    """Only what trends says what is clicked; the other sources mislead."""
+    rng = np.random.default_rng(0)
+    features = random_features(rng, 50, 20)
+    hot = features[..., NAMES.index("trending_reciprocal_rank")]
+    table = examples(features, hot > 0.9)
+    among = [
+        KernelParams(),
+        KernelParams(blend_trending=16),
+        KernelParams(blend_popular=16),
+    ]
+    assert best_blend(table, NAMES, among) == among[1]
+    assert best_blend(table.slice(0, 0), NAMES, among) == among[0]
 
 
 def test_bad_examples_are_refused() -> None:

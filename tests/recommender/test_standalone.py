@@ -13,9 +13,11 @@ from recommender.standalone import (
     Split,
     fitted,
     held_out,
+    labelled_candidates,
     learnt_ranker,
     read_items,
     split,
+    with_blend,
     with_trend,
 )
 from tests.recommender.worlds import FEATURES, surface
@@ -93,7 +95,8 @@ def test_a_pair_is_never_on_both_sides() -> None:
 def test_lists_hold_what_was_left_out(timed: bool) -> None:
     whole = history(timed=timed)
     items = read_items(None, whole)
-    ranker = learnt_ranker(held_out(whole, RECIPE), items, RECIPE)
+    examples = labelled_candidates(held_out(whole, RECIPE), items, RECIPE)
+    ranker = learnt_ranker(examples, RECIPE)
     assert ranker is not None
     with fitted(whole, items, whole.as_of, RECIPE, ranker) as now:
         users = pa.array(["u0", "u1", "nobody"])
@@ -154,7 +157,9 @@ def test_nothing_to_learn_from() -> None:
     columns = {"user_id": ["u", "v"], "item_id": ["a", "a"]}
     alone = read_history(pa.table(columns), {})
     inner = held_out(alone, RECIPE)
-    assert learnt_ranker(inner, read_items(None, alone), RECIPE) is None
+    examples = labelled_candidates(inner, read_items(None, alone), RECIPE)
+    assert learnt_ranker(examples, RECIPE) is None
+    assert with_blend(examples, RECIPE) == RECIPE
     assert with_trend(inner, RECIPE) == RECIPE
 
 
