@@ -1,0 +1,113 @@
+"""The whole loop for weeks of simulated days, with exploration and without.
+
+Events over HTTP, loader, nightly dbt build, export, serving API, and people
+who react to what they are shown: as in `make demo`, twice, on the same people
+and with the same draws. The second time no slot is given to exploration.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.csv
+from rich.console import Console
+
+from benchmarks.support.report import Figure, benchmark
+from feedloop.cli.demo_counts import fail_where_they_differ
+from feedloop.cli.demo_story import Demo
+from feedloop.settings import from_environment
+from feedloop.telemetry import console
+from simulator.app import SURFACE
+from simulator.home import fresh_home
+from simulator.report import ORACLE, PIPELINE, POPULARITY, ArmFigures, figures, total
+from simulator.servers import running
+from tests.support.project_copy import copy_project
+
+DAYS, WEEK, PEOPLE = 21, 7, 480
+QUICK_DAYS, QUICK_PEOPLE = 2, 60
+SEED = 1
+
+
+def without_exploration(project: Path) -> None:
+    """Take the slots from the surface in the project's seed."""
+    path = project / "seeds" / "surfaces.csv"
+    seed = pyarrow.csv.read_csv(path)
+    slots = seed.schema.get_field_index("exploration_slots")
+    ours = pc.equal(seed["surface"], SURFACE)
+    seed = seed.set_column(
+        slots, "exploration_slots", pc.if_else(ours, 0, seed["exploration_slots"])
+    )
+    pyarrow.csv.write_csv(seed, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def _lived(folder: Path, days: int, people: int, *, exploring: bool) -> Demo:
+    """The days, lived in ``folder``; counted at both ends."""
+    project = copy_project(folder / "project")
+    if not exploring:
+        without_exploration(project)
+    home = folder / "home"
+    settings = from_environment(
+        {}, home=str(home), clock_file=str(home / "clock"), project_dir=str(project)
+    )
+    with fresh_home(home) as lock:
+        demo = Demo(settings, days, people, SEED, Console(quiet=True))
+        with running(settings, home / "logs", lock) as processes:
+            fail_where_they_differ(demo.run(processes).checks)
+    return demo
+
+
+def _arms(demo: Demo, last: int) -> dict[str, ArmFigures]:
+    return figures("", total(demo.scores[-last:]), SEED).arms
+
+
+@benchmark("loop", ["dbt-core", "dbt-duckdb", "implicit", "xgboost-cpu", "pyiceberg"])
+def main(quick: bool) -> list[Figure]:
+    """21 days of lists, clicks and better lists, beside an oracle."""
+    days, people = (QUICK_DAYS, QUICK_PEOPLE) if quick else (DAYS, PEOPLE)
+    demos = {}
+    with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name:
+        for arm, exploring in {"exploring": True, "without": False}.items():
+            demos[arm] = _lived(Path(name) / arm, days, people, exploring=exploring)
+            console.print(
+                f"{arm}: {days} days in {sum(demos[arm].seconds.values()):.0f} s"
+            )
+    week = min(WEEK, days)
+    lately = {
+        arm: row.ctr.value for arm, row in _arms(demos["exploring"], week).items()
+    }
+    whole, late = (
+        [_arms(demo, last)[PIPELINE].ctr.value for demo in demos.values()]
+        for last in (days, week)
+    )
+    return [
+        Figure(
+            "ctr_ratio_to_oracle",
+            lately[PIPELINE] / lately[ORACLE],
+            f"last {week} days; the oracle knows the tastes",
+            "≥ 0.8",
+        ),
+        Figure(
+            "ctr_ratio_to_popularity",
+            lately[PIPELINE] / lately[POPULARITY],
+            f"last {week} days",
+            "> 1",
+        ),
+        Figure(
+            "exploration_gain",
+            whole[0] / whole[1] - 1,
+            "click-through with exploration over without, less 1; all days",
+            "> 0",
+        ),
+        Figure("exploration_gain_late", late[0] / late[1] - 1, f"last {week} days"),
+        *(
+            Figure(f"ctr.{arm}", value, f"last {week} days")
+            for arm, value in lately.items()
+        ),
+        Figure("ctr.without_exploration", late[1], f"last {week} days"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
