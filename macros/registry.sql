@@ -17,7 +17,11 @@
           'feat_user_category_affinity': ['user_category_affinity'],
       },
       'item': {
-          'feat_item_trending': ['item_trending'],
+          'feat_item_trending': [
+              'item_trending',
+              'item_trending_1h',
+              'item_trending_10m',
+          ],
           'feat_item_popularity': [
               'item_popularity_1d',
               'item_popularity_7d',
@@ -51,7 +55,11 @@
     other columns and the hour. -#}
 {% macro kept_features(entity_type) -%}
   {%- set left_out = [
-      'user_hours_since_engaged', 'item_trending', 'item_age_days',
+      'user_hours_since_engaged',
+      'item_trending',
+      'item_trending_1h',
+      'item_trending_10m',
+      'item_age_days',
   ] -%}
   {{ return(
       feature_names(entity_type, vectors=false) | reject('in', left_out) | list

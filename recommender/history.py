@@ -199,6 +199,9 @@ def item_values(
         for days in (1, 7, 30)
     }
     values["item_trending"] = _total(history, weight * decay, items)
+    for name, hours in {"item_trending_1h": 1, "item_trending_10m": 1 / 6}.items():
+        faster = 0.5 ** (age * 24 / hours)
+        values[name] = _total(history, weight * faster, items)
     return values
 
 

@@ -34,6 +34,8 @@ RISING = (
     "category_affinity",
     "item_ctr_30d",
     "item_trending",
+    "item_trending_1h",
+    "item_trending_10m",
     "item_popularity_1d",
     "item_popularity_7d",
     "item_popularity_30d",

@@ -33,6 +33,8 @@ _FEATURE_TYPES = {
     "user_hours_since_engaged": pa.float64(),
     "user_category_affinity": pa.list_(pa.float64()),
     "item_trending": pa.float64(),
+    "item_trending_1h": pa.float64(),
+    "item_trending_10m": pa.float64(),
     "item_popularity_1d": pa.float64(),
     "item_popularity_7d": pa.float64(),
     "item_popularity_30d": pa.float64(),

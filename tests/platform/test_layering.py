@@ -91,7 +91,13 @@ def test_no_key_stands_twice() -> None:
 
 
 # What follows from other columns and the hour, and would store everybody nightly.
-NOT_IN_HISTORY = {"item_age_days", "item_trending", "user_hours_since_engaged"}
+NOT_IN_HISTORY = {
+    "item_age_days",
+    "item_trending",
+    "item_trending_1h",
+    "item_trending_10m",
+    "user_hours_since_engaged",
+}
 
 
 def test_the_history_has_every_feature(manifest: Any, settings: Settings) -> None:

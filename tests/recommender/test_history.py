@@ -82,6 +82,8 @@ def test_windows_and_trend_end_at_the_instant() -> None:
     assert values["item_popularity_7d"].tolist() == [6, 0]
     assert values["item_popularity_30d"].tolist() == [6, 3]
     assert values["item_trending"][0] == pytest.approx(3 * (0.5 + 0.5**6))
+    assert values["item_trending_1h"][0] == pytest.approx(3 * (0.5**12 + 0.5**72))
+    assert values["item_trending_10m"][0] == pytest.approx(3 * 0.5**72)
 
 
 def test_user_values_count_events_and_days() -> None:
