@@ -81,7 +81,7 @@ class Recipe:
     ranker: RankerParams = field(default_factory=RankerParams)
     trend_half_life_hours: float = 4.0
     label_share: float = 0.1
-    most_labels: int = 30_000
+    most_labels: int = 10_000
     training_users: int = 10_000
     recent_items: int = 50
     seed: int = 0
