@@ -23,7 +23,7 @@ from recommender.arrays import Bools, Doubles, Floats, Ints, Keys, descending
 from recommender.build import Build
 from recommender.candidates import Candidates
 from recommender.params import KernelParams
-from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, has_room
+from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, held
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ class Explored:
 
 @dataclass(frozen=True)
 class _Pool:
-    """(users, explore_pool): columns of the grid (-1: none) and their bounds."""
+    """(users, explore_pool): columns of the grid (-1: none), their categories
+    and their bounds."""
 
     columns: Ints
+    categories: Ints
     bounds: Doubles
 
 
@@ -60,25 +62,24 @@ def explore(
     rows, length = lists.columns.shape
     propensities = np.ones((rows, length), np.float32)
     explored = np.zeros((rows, length), np.bool_)
+    if not lists.free.any():
+        return Explored(propensities, explored)
     pool = _pool(grid, lists.free, candidates, build)
     for start in range(0, length, BLOCK):
         position = start + SLOT
         open_ = np.flatnonzero(lists.length > position)
         if len(open_) == 0:
             break
-        room = has_room(grid, lists, start, cap)
+        full = _full(grid, lists, start, cap)
         columns = pool.columns[open_]
         left = (columns != EMPTY) & lists.free[open_[:, None], columns]
-        roomy = left & room[open_[:, None], columns]
+        roomy = left & ~full[open_[:, None], pool.categories[open_]]
         allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
         chance = chances(pool.bounds[open_], allowed, build.params)
         drawn = _draw(chance, uniform(noise[open_], start // BLOCK))
         some = allowed.any(axis=1)
-        chosen = np.where(
-            some,
-            columns[np.arange(len(open_)), drawn],
-            _best(lists.free[open_], room[open_]),
-        )
+        chosen = columns[np.arange(len(open_)), drawn]
+        chosen[~some] = _best(grid, lists.free, full, open_[~some])
         lists.columns[open_, position] = chosen
         lists.free[open_, chosen] = False
         drawn_rows = open_[some]
@@ -116,7 +117,7 @@ def mix(values: Keys) -> Keys:
 
 
 def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Pool:
-    item = candidates.item[grid.at] if len(candidates) else grid.at
+    item = candidates.item[grid.at]
     eligible = free & build.under_shown[item]
     bounds = np.where(eligible, build.upper_bounds[item], -np.inf)
     column = np.arange(grid.at.shape[1], dtype=np.uint64)
@@ -131,7 +132,8 @@ def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Poo
     found = np.take_along_axis(bounds, best, axis=1)
     padded = np.zeros((len(keys), size))
     padded[:, : best.shape[1]] = np.where(known, found, 0)
-    return _Pool(columns, padded)
+    theirs = np.take_along_axis(grid.category, np.maximum(columns, 0), axis=1)
+    return _Pool(columns, theirs, padded)
 
 
 def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
@@ -142,9 +144,19 @@ def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
     return drawn
 
 
-def _best(free: Bools, room: Bools) -> Ints:
-    """The free column of the highest score, with room where there is any."""
-    roomy: Bools = free & room
+def _full(grid: Grid, lists: Lists, start: int, cap: int) -> Bools:
+    """(users, categories): of which the block from ``start`` has its share."""
+    block = lists.columns[:, start : start + BLOCK]
+    row, place = np.nonzero(block != EMPTY)
+    count = held(grid, row, block[row, place])
+    return count >= (cap or BLOCK)
+
+
+def _best(grid: Grid, free: Bools, full: Bools, rows: Ints) -> Ints:
+    """The free column of the highest score of each of ``rows``, with room where
+    there is any."""
+    free = free[rows]
+    roomy: Bools = free & ~full[rows[:, None], grid.category[rows]]
     some = np.any(roomy, axis=1, keepdims=True)
     best: Ints = np.argmax(np.where(some, roomy, free), axis=1)
     return best

@@ -22,7 +22,8 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
     matrix = np.empty((len(row), len(build.feature_names)), np.float32)
     of_user = users.features.shape[1]
     of_item = of_user + build.item_values.shape[1]
-    matrix[:, :of_user] = users.features[row]
+    lengths = np.diff(candidates.offsets)
+    matrix[:, :of_user] = np.repeat(users.features, lengths, axis=0)
     matrix[:, of_user:of_item] = build.item_values[item]
 
     has_cosine = users.has_vector[row] & build.has_vector[item]
@@ -37,13 +38,12 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
             candidates, candidates.item_item_score, candidates.item_item_score > 0
         ),
         "category_affinity": _affinity(users, row, category),
-    } | {
-        f"from_{source}": (candidates.ranks[:, at] != NO_RANK).astype(np.float32)
-        for at, source in enumerate(SOURCES)
     }
     offset = of_item - CROSS_FEATURES.index("als_cosine")
     for name, values in cross.items():
         matrix[:, offset + CROSS_FEATURES.index(name)] = values
+    first = offset + CROSS_FEATURES.index(f"from_{SOURCES[0]}")
+    matrix[:, first : first + len(SOURCES)] = candidates.ranks != NO_RANK
     return matrix
 
 

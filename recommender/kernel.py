@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +19,6 @@ from threadpoolctl import ThreadpoolController
 
 from feedloop.contracts.kernel import LIST_COLUMNS
 from feedloop.contracts.lists import COLD_USER, rec_id
-from feedloop.contracts.seeds import Surface
 from recommender.arrays import (
     VECTOR,
     Bools,
@@ -36,10 +34,10 @@ from recommender.arrays import (
 )
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates, retrieve
-from recommender.exploration import explore, mix
+from recommender.exploration import mix
 from recommender.features import assemble
+from recommender.listing import Ranked, rank
 from recommender.ranking import predict
-from recommender.rerank import choose, sort_candidates
 from recommender.users import Users, read_users, unknown_user
 
 USERS_A_BATCH = 2048
@@ -63,18 +61,6 @@ RANKED_COLUMNS = pa.schema(
 EXPLORE = "explore"
 _SOURCE_NAMES = pa.array([*SOURCES, EXPLORE])
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Lists of a chunk of users, ragged by ``lengths``; features by row."""
-
-    lengths: Ints
-    items: Ints
-    scores: Floats
-    sources: Ints
-    propensities: Floats
-    features: Floats
 
 
 class ListKernel:
@@ -105,11 +91,10 @@ class ListKernel:
         names = _rec_ids(rows.ids, surface, self.build.build_id)
         noise = _noise(names, self.seed)
 
-        def made(start: int) -> _Chunk:
-            stop = start + USERS_A_CHUNK
-            return self._chunk(
-                rows.part(start, stop), found, noise[start:stop], predict
-            )
+        def made(start: int) -> Ranked:
+            part = rows.part(start, start + USERS_A_CHUNK)
+            theirs = noise[start : start + USERS_A_CHUNK]
+            return rank(part, retrieve(part, self.build), self.build, found, theirs)
 
         return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
 
@@ -127,7 +112,9 @@ class ListKernel:
         found = self.build.surface(surface)
         rows = read_users(unknown_user(COLD_USER, self.build), self.build)
         names = _rec_ids(rows.ids, surface, self.build.build_id)
-        chunk = self._chunk(rows, found, _noise(names, self.seed), _interleaved)
+        candidates = retrieve(rows, self.build)
+        noise = _noise(names, self.seed)
+        chunk = rank(rows, candidates, self.build, found, noise, _interleaved)
         return self._batch(rows.ids, names, surface, [chunk])
 
     def ranked(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
@@ -190,39 +177,6 @@ class ListKernel:
             with ThreadPoolExecutor(self.threads) as pool:
                 return list(pool.map(make, starts))
 
-    def _chunk(
-        self,
-        users: Users,
-        surface: Surface,
-        noise: Keys,
-        score: Callable[[Build, Floats], Floats],
-    ) -> _Chunk:
-        build = self.build
-        candidates = retrieve(users, build)
-        features = assemble(users, candidates, build)
-        scores = score(build, features)
-        grid = sort_candidates(
-            candidates, scores, build.item_category, len(build.categories)
-        )
-        exploring = surface.exploration_slots > 0
-        cap = surface.diversity_cap
-        lists = choose(grid, surface.list_length, cap, exploring)
-        explored = np.zeros(lists.columns.shape, np.bool_)
-        propensities = np.ones(lists.columns.shape, np.float32)
-        if exploring:
-            drawn = explore(grid, lists, candidates, build, noise, cap)
-            explored, propensities = drawn.explored, drawn.propensities
-        filled = lists.columns >= 0
-        at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
-        return _Chunk(
-            lengths=filled.sum(axis=1),
-            items=candidates.item[at],
-            scores=scores[at],
-            sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
-            propensities=propensities[filled],
-            features=features[at],
-        )
-
     def _ranked(self, users: Users, row: Ints, item: Ints) -> pa.Table:
         build = self.build
         candidates = retrieve(users, build, asked=(row, item))
@@ -243,7 +197,7 @@ class ListKernel:
         )
 
     def _batch(
-        self, users: pa.Array, names: Sequence[str], surface: str, chunks: list[_Chunk]
+        self, users: pa.Array, names: Sequence[str], surface: str, chunks: list[Ranked]
     ) -> pa.RecordBatch:
         if not chunks:
             return pa.RecordBatch.from_pylist([], schema=LIST_COLUMNS)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recommender.arrays import Bools, Floats, Ints, descending, places_in
+from recommender.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    descending,
+    offsets_of,
+    places_in,
+)
 from recommender.candidates import Candidates
 
 BLOCK = 10
@@ -78,50 +85,71 @@ def choose(grid: Grid, length: int, cap: int, explore: bool) -> Lists:
     reach = np.minimum(free.sum(axis=1), length)
     columns = np.full((rows, length), EMPTY)
     cap = cap or BLOCK
-    every = np.arange(rows)[:, None]
     taken = np.zeros((rows, grid.categories), np.int64)
     for start in range(0, int(reach.max(initial=0)), BLOCK):
         size = np.clip(reach - start, 0, BLOCK)
         slot = explore & (size > SLOT)
-        wanted = size - slot
-        below = grid.place < taken[every, grid.category] + cap
-        allowed = free & below
-        picked = allowed & (np.cumsum(allowed, axis=1) <= wanted[:, None])
-        lacking = wanted - picked.sum(axis=1)
-        if lacking.any():
-            rest = free & ~picked
-            picked |= rest & (np.cumsum(rest, axis=1) <= lacking[:, None])
-        free &= ~picked
-        row, column = np.nonzero(picked)
-        order = (np.cumsum(picked, axis=1) - 1)[row, column]
-        position = start + order + (slot[row] & (order >= SLOT))
-        columns[row, position] = column
-        np.add.at(taken, (row, grid.category[row, column]), 1)
+        row, column, order = _block(grid, free, taken, size - slot, cap)
+        free[row, column] = False
+        columns[row, start + order + (slot[row] & (order >= SLOT))] = column
+        taken += held(grid, row, column)
     return Lists(columns, free, reach)
 
 
-def has_room(grid: Grid, lists: Lists, start: int, cap: int) -> Bools:
-    """(users, columns): whether the block from ``start`` may hold one more of
-    the candidate's category."""
-    if cap == 0:
-        return np.ones(grid.at.shape, np.bool_)
-    block = lists.columns[:, start : start + BLOCK]
-    rows = np.arange(len(block))[:, None]
-    held = np.zeros((len(block), grid.categories), np.int64)
-    present = block != EMPTY
-    np.add.at(
-        held,
-        (
-            np.broadcast_to(rows, block.shape)[present],
-            _categories(grid, block)[present],
-        ),
-        1,
+def _block(
+    grid: Grid, free: Bools, taken: Ints, wanted: Ints, cap: int
+) -> tuple[Ints, Ints, Ints]:
+    """Row, column and order (from 0) of the ``wanted`` of each row.
+
+    Nearly always they stand close behind the first free column, so the columns
+    are looked at a few at a time, and only for the rows that lack some.
+    """
+    found: list[tuple[Ints, Ints]] = []
+    open_ = np.flatnonzero(wanted)
+    lacking = wanted[open_]
+    start, width = int(free.argmax(axis=1).min(initial=0)), 4 * BLOCK
+    while len(open_) and start < free.shape[1]:
+        part = slice(start, start + width)
+        below = (
+            grid.place[open_, part]
+            < (taken[open_] + cap)[
+                np.arange(len(open_))[:, None], grid.category[open_, part]
+            ]
+        )
+        row, column = _first(free[open_, part] & below, lacking)
+        found.append((open_[row], column + start))
+        lacking = lacking - np.bincount(row, minlength=len(open_))
+        open_, lacking = open_[lacking > 0], lacking[lacking > 0]
+        start, width = start + width, 2 * width
+    if len(open_):
+        rest = free[open_]
+        for row, column in found:
+            at = np.searchsorted(open_, row)
+            at[at == len(open_)] = 0
+            here = open_[at] == row
+            rest[at[here], column[here]] = False
+        row, column = _first(rest, lacking)
+        found.append((open_[row], column))
+    keys = np.concatenate(
+        [np.zeros(0, np.int64)]
+        + [row * free.shape[1] + column for row, column in found]
     )
-    return held[rows, grid.category] < cap
+    row, column = np.divmod(np.sort(keys), max(free.shape[1], 1))
+    return row, column, places_in(offsets_of(row, len(free)))
 
 
-def _categories(grid: Grid, columns: Ints) -> Ints:
-    return np.take_along_axis(grid.category, np.maximum(columns, 0), axis=1)
+def _first(allowed: Bools, wanted: Ints) -> tuple[Ints, Ints]:
+    """Row and column of the first ``wanted`` of each row that are allowed."""
+    row, column = np.nonzero(allowed)
+    kept = places_in(offsets_of(row, len(allowed))) < wanted[row]
+    return row[kept], column[kept]
+
+
+def held(grid: Grid, row: Ints, column: Ints) -> Ints:
+    """(users, categories): how many of ``row`` and ``column`` are of each."""
+    cell = row * grid.categories + grid.category[row, column]
+    count: Ints = np.bincount(cell, minlength=len(grid.at) * grid.categories)
+    return count.reshape(len(grid.at), grid.categories)
 
 
 def _places_by_category(category: Ints) -> Ints:

@@ -1,0 +1,69 @@
+"""From a chunk of users and their candidates to lists: features, scores, order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from feedloop.contracts.seeds import Surface
+from recommender.arrays import Floats, Ints, Keys
+from recommender.build import Build
+from recommender.candidates import SOURCES, Candidates
+from recommender.exploration import explore
+from recommender.features import assemble
+from recommender.ranking import predict
+from recommender.rerank import choose, sort_candidates
+from recommender.users import Users
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Lists of a chunk of users, ragged by ``lengths``; features by row.
+    ``sources``: places in SOURCES, one beyond the last for exploration."""
+
+    lengths: Ints
+    items: Ints
+    scores: Floats
+    sources: Ints
+    propensities: Floats
+    features: Floats
+
+
+def rank(
+    users: Users,
+    candidates: Candidates,
+    build: Build,
+    surface: Surface,
+    noise: Keys,
+    score: Callable[[Build, Floats], Floats] = predict,
+) -> Ranked:
+    """Assemble features, score, re-rank, and explore last.
+
+    ``noise``: one random 64-bit number a user. ``score``: from the build and
+    the matrix of features to one number a candidate, higher is better.
+    """
+    features = assemble(users, candidates, build)
+    scores = score(build, features)
+    grid = sort_candidates(
+        candidates, scores, build.item_category, len(build.categories)
+    )
+    exploring = surface.exploration_slots > 0
+    cap = surface.diversity_cap
+    lists = choose(grid, surface.list_length, cap, exploring)
+    explored = np.zeros(lists.columns.shape, np.bool_)
+    propensities = np.ones(lists.columns.shape, np.float32)
+    if exploring:
+        drawn = explore(grid, lists, candidates, build, noise, cap)
+        explored, propensities = drawn.explored, drawn.propensities
+    filled = lists.columns >= 0
+    at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
+    return Ranked(
+        lengths=filled.sum(axis=1),
+        items=candidates.item[at],
+        scores=scores[at],
+        sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
+        propensities=propensities[filled],
+        features=features[at],
+    )
