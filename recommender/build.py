@@ -160,9 +160,14 @@ class Build:
         return np.flatnonzero(self.has_vector[: self.active_count])
 
     @cached_property
-    def vector_table(self) -> Floats:
-        """The vectors of ``vector_items`` as float32, for the exact search."""
-        return self.item_vectors[self.vector_items].astype(np.float32)
+    def longest_items(self) -> Ints:
+        """Those of ``vector_items`` that are searched exactly."""
+        return _longest(self.vector_items, self.item_norms, self.params.exact_up_to)
+
+    @cached_property
+    def longest_vectors(self) -> Floats:
+        """The vectors of ``longest_items`` as float32."""
+        return self.item_vectors[self.longest_items].astype(np.float32)
 
     @cached_property
     def under_shown(self) -> Bools:
@@ -324,8 +329,10 @@ def write_model(
         np.save(folder / NEIGHBOUR_SCORES_FILE, near_scores)
         np.save(folder / TRENDING_FILE, trending)
         np.save(folder / FRESH_FILE, fresh)
-        if len(searchable) > params.exact_up_to:
-            index = _index(searchable, vectors[searchable], norms[searchable], params)
+        longest = _longest(searchable, norms, params.exact_up_to)
+        others = np.setdiff1d(searchable, longest, assume_unique=True)
+        if len(others):
+            index = _index(others, vectors[others], norms[others], params)
             index.save(folder / INDEX_FILE)
         if ranker is not None:
             (folder / RANKER_FILE).write_bytes(ranker)
@@ -489,6 +496,13 @@ def _fresh(items: pa.Table, active: int, as_of: datetime) -> Ints:
     order = np.argsort(-published, kind="stable")
     fresh: Ints = order[published[order] <= now]
     return fresh
+
+
+def _longest(ordinals: Ints, norms: Floats, most: int) -> Ints:
+    """The ``most`` of the ``ordinals`` with the longest vectors, in order."""
+    by_length = np.argsort(-norms[ordinals], kind="stable")
+    longest: Ints = np.sort(ordinals[by_length[:most]])
+    return longest
 
 
 def _index(

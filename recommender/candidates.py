@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from usearch.index import BatchMatches, Index
 
 from recommender.arrays import (
     Floats,
@@ -26,24 +25,22 @@ from recommender.arrays import (
     rows_of,
 )
 from recommender.build import UNIT, Build
+from recommender.nearest import nearest
+from recommender.pairs import (
+    MOST_ROWS,
+    ORDINAL,
+    ORDINAL_BITS,
+    ROW_AT,
+    pair_keys,
+    sorted_pairs,
+    split_pairs,
+)
 from recommender.users import Users
 
 SOURCES = ("als", "item_item", "trending", "popular", "fresh")
 ALS, ITEM_ITEM, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 NO_RANK = -1
 
-MOST_PASSED_OVER = 4096
-"""Consumed items that a search of the index makes up for; who has consumed
-more may get fewer candidates from it, and others instead."""
-
-MOST_USERS = 512
-"""Of one call: a sort key holds the row in 9 bits and the ordinal in 24."""
-
-_ORDINAL_BITS = np.uint64(24)
-_ORDINAL = np.uint64((1 << 24) - 1)
-_PLACE_BITS = np.uint64(23)
-_PLACE = np.uint64((1 << 23) - 1)
-_LOW = np.uint64(0xFFFFFFFF)
 _USERS_AT_A_TIME = 32
 
 
@@ -94,18 +91,20 @@ def retrieve(
     Active items only, none of the user's consumed ones; where a user has
     consumed everything there is, consumed items return, popular ones first,
     for a repeated list is better than none. A user's candidates don't depend
-    on who else is in the batch. ``users``: at most MOST_USERS.
+    on who else is in the batch. ``users``: at most MOST_ROWS.
     """
-    if len(users) > MOST_USERS:
-        raise ValueError(f"{len(users)} users in one call; {MOST_USERS} is the most.")
+    if len(users) > MOST_ROWS:
+        raise ValueError(f"{len(users)} users in one call; {MOST_ROWS} is the most.")
     n = wanted(build) if n is None else n
-    consumed = distinct(_keys(rows_of(users.consumed_offsets), users.consumed))
+    consumed = distinct(pair_keys(rows_of(users.consumed_offsets), users.consumed))
     related, relation = _related(users, build)
     allowed = ~contains(consumed, related)
-    allowed &= (related & _ORDINAL) < np.uint64(build.active_count)
+    allowed &= (related & ORDINAL) < np.uint64(build.active_count)
     popular = np.arange(build.active_count)
     found = [
-        _nearest(users, build, consumed, _quota(build.params.als_share, n)),
+        _Found(
+            ALS, *nearest(users, build, consumed, _quota(build.params.als_share, n))
+        ),
         _best_related(
             related[allowed],
             relation[allowed],
@@ -124,8 +123,8 @@ def retrieve(
     keys, ranks = _union(found, n, len(users))
     keys, ranks = _filled(keys, ranks, consumed, len(users), build.active_count, n)
     if asked is not None:
-        keys, ranks = _with(keys, ranks, distinct(_keys(*asked)))
-    row, item = _split(keys)
+        keys, ranks = _with(keys, ranks, distinct(pair_keys(*asked)))
+    row, item = split_pairs(keys)
     offsets = offsets_of(row, len(users))
     return Candidates(
         offsets=offsets,
@@ -148,93 +147,6 @@ def _quota(share: float, n: int) -> int:
     return int(share * n)
 
 
-def _keys(rows: Ints, ordinals: Ints) -> Keys:
-    return (rows.astype(np.uint64) << _ORDINAL_BITS) | ordinals.astype(np.uint64)
-
-
-def _sorted(keys: Keys) -> tuple[Keys, Ints]:
-    """The keys in order and where each stood; equal ones keep their order.
-
-    Both go into one number, for NumPy's SIMD sorts numbers, not pairs.
-    """
-    packed = np.sort((keys << _PLACE_BITS) | np.arange(len(keys), dtype=np.uint64))
-    return packed >> _PLACE_BITS, (packed & _PLACE).astype(np.int64)
-
-
-def _split(keys: Keys) -> tuple[Ints, Ints]:
-    return (
-        (keys >> _ORDINAL_BITS).astype(np.int64),
-        (keys & _ORDINAL).astype(np.int64),
-    )
-
-
-def _nearest(users: Users, build: Build, consumed: Keys, quota: int) -> _Found:
-    """The active items with the highest inner product with the user."""
-    rows = np.flatnonzero(users.has_vector)
-    if len(rows) == 0 or len(build.vector_items) == 0 or quota == 0:
-        return _nothing(ALS)
-    if build.index is None:
-        keys, ranks = _nearest_exact(users, build, consumed, quota, rows)
-    else:
-        keys, ranks = _nearest_indexed(users, build, build.index, consumed, quota, rows)
-    return _Found(ALS, keys, ranks)
-
-
-def _nearest_exact(
-    users: Users, build: Build, consumed: Keys, quota: int, rows: Ints
-) -> tuple[Keys, Ints]:
-    items = build.vector_items
-    quota = min(quota, len(items))
-    dots = users.vectors[rows] @ build.vector_table.T
-    dots *= build.item_norms[items]
-    row, item = _split(consumed)
-    place = np.searchsorted(items, item)
-    place[place == len(items)] = 0
-    at = np.searchsorted(rows, row)
-    at[at == len(rows)] = 0
-    hidden = (items[place] == item) & (rows[at] == row)
-    dots[at[hidden], place[hidden]] = -np.inf
-    order = (descending(dots) << np.uint64(32)) | np.arange(len(items), dtype=np.uint64)
-    best = np.sort(np.partition(order, quota - 1, axis=1)[:, :quota], axis=1)
-    shown = best >> np.uint64(32) < descending(np.array([-np.inf], np.float32))
-    ranks = np.broadcast_to(np.arange(quota), best.shape)
-    found = items[(best & _LOW).astype(np.int64)]
-    keys = _keys(np.broadcast_to(rows[:, None], best.shape), found)
-    return keys[shown], ranks[shown]
-
-
-def _nearest_indexed(
-    users: Users, build: Build, index: Index, consumed: Keys, quota: int, rows: Ints
-) -> tuple[Keys, Ints]:
-    """From the usearch index, asked for as many more as a user has consumed.
-
-    Rounded up to a few steps, so that users are searched in groups and a
-    user's step depends on nobody else.
-    """
-    row, _ = _split(consumed)
-    eaten = np.bincount(row, minlength=len(users))[rows]
-    step = np.where(eaten == 0, 0, 2 ** np.ceil(np.log2(np.maximum(eaten, 32))))
-    step = np.minimum(step, MOST_PASSED_OVER)
-    keys, ranks = [], []
-    for extra in np.unique(step):
-        part = rows[step == extra]
-        count = min(quota + int(extra), len(build.vector_items))
-        with build.index_lock:
-            search = index.search(users.vectors[part] / UNIT, count, threads=1)
-        found = search.keys.astype(np.int64).reshape(len(part), -1)
-        # of a single query usearch returns what it found, of several a matrix
-        counts = search.counts if isinstance(search, BatchMatches) else [found.size]
-        brought = np.arange(found.shape[1]) < np.reshape(counts, (-1, 1))
-        found[~brought] = 0
-        key = _keys(np.broadcast_to(part[:, None], found.shape), found)
-        brought &= ~contains(consumed, key)
-        rank = np.cumsum(brought, axis=1) - 1
-        brought &= rank < quota
-        keys.append(key[brought])
-        ranks.append(rank[brought])
-    return np.concatenate(keys), np.concatenate(ranks)
-
-
 def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
     """Keys (row, ordinal), sorted, and scores of the neighbours of what users
     engaged with last: the sum of similarities, halved every
@@ -252,28 +164,28 @@ def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
     )
     score = build.neighbour_scores[seeds] * decay.astype(np.float32)[place, None]
     present = near >= 0
-    keys = _keys(np.broadcast_to(rows[:, None], near.shape)[present], near[present])
+    keys = pair_keys(np.broadcast_to(rows[:, None], near.shape)[present], near[present])
     if len(keys) == 0:
         return keys, np.zeros(0, np.float32)
-    keys, order = _sorted(keys)
+    keys, order = sorted_pairs(keys)
     flat = score[present][order]
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     return keys[first], np.add.reduceat(flat, first)
 
 
 def _best_related(keys: Keys, scores: Floats, rows: int, quota: int) -> _Found:
-    row, item = _split(keys)
+    row, item = split_pairs(keys)
     bits = descending(scores) & np.uint64(0x7FFFFFFF)
     order = np.sort(
-        (row.astype(np.uint64) << np.uint64(55))
-        | (bits << _ORDINAL_BITS)
+        (row.astype(np.uint64) << ROW_AT)
+        | (bits << ORDINAL_BITS)
         | item.astype(np.uint64)
     )
-    row = (order >> np.uint64(55)).astype(np.int64)
+    row = (order >> ROW_AT).astype(np.int64)
     ranks = places_in(offsets_of(row, rows))
     kept = ranks < quota
-    item = (order & _ORDINAL).astype(np.int64)
-    return _Found(ITEM_ITEM, _keys(row[kept], item[kept]), ranks[kept])
+    item = (order & ORDINAL).astype(np.int64)
+    return _Found(ITEM_ITEM, pair_keys(row[kept], item[kept]), ranks[kept])
 
 
 def _first_of(
@@ -285,7 +197,7 @@ def _first_of(
         return _nothing(source)
     window = np.asarray(order[: 3 * quota])
     shape = (rows, len(window))
-    keys = _keys(
+    keys = pair_keys(
         np.broadcast_to(np.arange(rows)[:, None], shape),
         np.broadcast_to(window, shape),
     )
@@ -303,7 +215,7 @@ def _union(found: list[_Found], n: int, rows: int) -> tuple[Keys, Ints]:
     """Distinct keys, sorted, and their rank in each source; the ``n`` of each
     row that the earliest sources brought."""
     every = np.concatenate([part.keys for part in found])
-    every, order = _sorted(every)
+    every, order = sorted_pairs(every)
     first = np.ones(len(every), np.bool_)
     np.not_equal(every[1:], every[:-1], out=first[1:])
     keys = every[first]
@@ -313,7 +225,7 @@ def _union(found: list[_Found], n: int, rows: int) -> tuple[Keys, Ints]:
     )
     rank = np.concatenate([part.ranks for part in found])
     ranks[np.cumsum(first) - 1, source[order]] = rank[order]
-    row, _ = _split(keys)
+    row, _ = split_pairs(keys)
     if len(keys) == 0 or np.bincount(row, minlength=rows).max() <= n:
         return keys, ranks
     source = np.argmax(ranks != NO_RANK, axis=1)
@@ -328,15 +240,14 @@ def _filled(
     keys: Keys, ranks: Ints, consumed: Keys, rows: int, active: int, n: int
 ) -> tuple[Keys, Ints]:
     """Every row filled up to ``n`` with the most popular items it lacks."""
-    consumed = consumed[(consumed & _ORDINAL) < np.uint64(active)]
+    consumed = consumed[(consumed & ORDINAL) < np.uint64(active)]
     taken = np.sort(np.concatenate([keys, consumed]))
-    row, item = _split(taken)
+    row, item = split_pairs(taken)
     offsets = offsets_of(row, rows)
-    room = np.minimum(n - np.bincount(_split(keys)[0], minlength=rows), active)
-    room = np.minimum(room, active - np.diff(offsets))
-    starved = (
-        active - np.diff(offsets) + np.bincount(_split(keys)[0], minlength=rows) == 0
-    )
+    held = np.bincount(split_pairs(keys)[0], minlength=rows)
+    lacking = active - np.diff(offsets)
+    room = np.minimum(n - held, lacking)
+    starved = lacking + held == 0
     room[starved] = 0
     # The j-th item that a row lacks, in ordinals and so in the popular order:
     # j plus the number of taken ones before it.
@@ -345,17 +256,19 @@ def _filled(
     np.cumsum(room, out=want[1:])
     want_row, j = rows_of(want), places_in(want)
     before = np.searchsorted(
-        _keys(row, lacking_before), _keys(want_row, j), side="right"
+        pair_keys(row, lacking_before), pair_keys(want_row, j), side="right"
     )
     fill = j + before - offsets[want_row]
     again = np.flatnonzero(starved)
     return_row = np.repeat(again, min(n, active))
     return_item = np.tile(np.arange(min(n, active)), len(again))
-    added = np.concatenate([_keys(want_row, fill), _keys(return_row, return_item)])
+    added = np.concatenate(
+        [pair_keys(want_row, fill), pair_keys(return_row, return_item)]
+    )
     added_ranks = np.full((len(added), len(SOURCES)), NO_RANK)
     added_ranks[:, POPULAR] = np.concatenate([fill, return_item])
     every = np.concatenate([keys, added])
-    every, order = _sorted(every)
+    every, order = sorted_pairs(every)
     return every, np.concatenate([ranks, added_ranks])[order]
 
 
@@ -363,7 +276,7 @@ def _with(keys: Keys, ranks: Ints, asked: Keys) -> tuple[Keys, Ints]:
     """The keys and those of ``asked`` that lack, which have no ranks."""
     lacking = asked[~contains(keys, asked)]
     unranked = np.full((len(lacking), ranks.shape[1]), NO_RANK)
-    every, order = _sorted(np.concatenate([keys, lacking]))
+    every, order = sorted_pairs(np.concatenate([keys, lacking]))
     return every, np.concatenate([ranks, unranked])[order]
 
 

@@ -27,11 +27,11 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     blend_trending: Annotated[float, Meta(ge=0)] = 0.25
     blend_popular: Annotated[float, Meta(ge=0)] = 0.25
 
-    # the index: catalogues of up to exact_up_to vectors are searched exactly
+    # the exact_up_to longest vectors are searched exactly, the others by the index
     exact_up_to: Annotated[int, Meta(ge=0)] = 16_384
     index_connectivity: Annotated[int, Meta(ge=2)] = 16
     index_expansion_add: Annotated[int, Meta(ge=1)] = 128
-    index_expansion_search: Annotated[int, Meta(ge=1)] = 400
+    index_expansion_search: Annotated[int, Meta(ge=1)] = 300
 
     # exploration
     explore_below_impressions: Annotated[int, Meta(ge=0)] = 1000

@@ -12,12 +12,12 @@ from recommender.candidates import (
     ALS,
     FRESH,
     ITEM_ITEM,
-    MOST_USERS,
     POPULAR,
     TRENDING,
     Candidates,
     retrieve,
 )
+from recommender.pairs import MOST_ROWS
 from recommender.params import KernelParams
 from recommender.users import read_users
 from tests.recommender.worlds import (
@@ -98,15 +98,20 @@ def test_each_source_brings_what_it_should(tmp_path: Path) -> None:
     assert score["i0035"] == pytest.approx(0.4 + 0.4 * 0.5 ** (1 / 7))
 
 
-def test_index_and_exact_search_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("longest", [0, 200])
+def test_index_and_exact_search_agree(tmp_path: Path, longest: int) -> None:
     exact, users = random_world(
         tmp_path / "a", items=600, params=KernelParams(candidates=100)
     )
     indexed, _ = random_world(
-        tmp_path / "b", items=600, params=KernelParams(candidates=100, exact_up_to=0)
+        tmp_path / "b",
+        items=600,
+        params=KernelParams(candidates=100, exact_up_to=longest),
     )
     assert exact.index is None
     assert indexed.index is not None
+    assert len(indexed.longest_items) == longest
+    assert len(indexed.index) == len(indexed.vector_items) - longest
     one = retrieve(read_users(users, exact), exact)
     other = retrieve(read_users(users, indexed), indexed)
 
@@ -151,7 +156,7 @@ def test_there_are_as_many_candidates_as_the_longest_list_needs(
 
 def test_a_call_takes_only_so_many_users(tmp_path: Path) -> None:
     build, _ = random_world(tmp_path)
-    batch = users_batch([{"user_id": f"u{at}"} for at in range(MOST_USERS + 1)])
+    batch = users_batch([{"user_id": f"u{at}"} for at in range(MOST_ROWS + 1)])
     with pytest.raises(ValueError, match="512"):
         retrieve(read_users(batch, build), build)
 
@@ -164,13 +169,13 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[Build]:
             items=60,
             params=KernelParams(candidates=20, exact_up_to=exact),
         )[0]
-        for exact in (0, 100)
+        for exact in (0, 20, 100)
     ]
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    which=st.integers(0, 1),
+    which=st.integers(0, 2),
     histories=st.lists(
         st.tuples(
             st.lists(st.integers(0, 65), max_size=70),

@@ -1,0 +1,118 @@
+"""The items with the highest inner product with a user's vector.
+
+The lengths of ALS factors are spread over orders of magnitude, and few of the
+longest items hold most of what is nearest to anyone: of 100,000 items the
+longest sixth holds 97 % of the first 300. So the longest ones, as many as
+``exact_up_to``, are searched exactly, by one matrix product for all users of a
+chunk, and only the others through the index, whose graph finds its way well
+where the lengths are alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from usearch.index import BatchMatches, Index
+
+from recommender.arrays import (
+    Floats,
+    Ints,
+    Keys,
+    contains,
+    descending,
+    offsets_of,
+    places_in,
+)
+from recommender.build import UNIT, Build
+from recommender.pairs import PLACE, PLACE_BITS, ROW_AT, pair_keys, split_pairs
+from recommender.users import Users
+
+MOST_PASSED_OVER = 4096
+"""Consumed items that a search of the index makes up for; who has consumed
+more may get fewer candidates from it, and others instead."""
+
+
+def nearest(
+    users: Users, build: Build, consumed: Keys, quota: int
+) -> tuple[Keys, Ints]:
+    """Keys (row, ordinal) and ranks from 0 of up to ``quota`` active items a
+    user, none of the ``consumed`` ones (sorted keys)."""
+    rows = np.flatnonzero(users.has_vector)
+    if len(rows) == 0 or len(build.vector_items) == 0 or quota == 0:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    row, item, score = _among_longest(users, build, consumed, quota, rows)
+    if build.index is not None:
+        found = _indexed(users, build, build.index, consumed, quota, rows)
+        row = np.concatenate([row, found[0]])
+        item = np.concatenate([item, found[1]])
+        score = np.concatenate([score, found[2]])
+    order = np.sort(
+        (row.astype(np.uint64) << ROW_AT)
+        | (descending(score) << PLACE_BITS)
+        | np.arange(len(row), dtype=np.uint64)
+    )
+    row = (order >> ROW_AT).astype(np.int64)
+    rank = places_in(offsets_of(row, len(users)))
+    kept = rank < quota
+    item = item[(order[kept] & PLACE).astype(np.int64)]
+    return pair_keys(row[kept], item), rank[kept]
+
+
+def _among_longest(
+    users: Users, build: Build, consumed: Keys, quota: int, rows: Ints
+) -> tuple[Ints, Ints, Floats]:
+    """Row, ordinal and score of the best among ``build.longest_items``: at
+    least ``quota`` a user where there are as many, by row and ordinal."""
+    items = build.longest_items
+    if len(items) == 0:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, np.zeros(0, np.float32)
+    dots = users.vectors[rows] @ build.longest_vectors.T
+    dots *= build.item_norms[items]
+    row, item = split_pairs(consumed)
+    place = np.searchsorted(items, item)
+    place[place == len(items)] = 0
+    at = np.searchsorted(rows, row)
+    at[at == len(rows)] = 0
+    hidden = (items[place] == item) & (rows[at] == row)
+    dots[at[hidden], place[hidden]] = -np.inf
+    last = max(len(items) - quota, 0)
+    least = np.partition(dots, last, axis=1)[:, last]
+    # what is consumed is no candidate, however few others there are
+    least = np.maximum(least, np.finfo(np.float32).min)
+    # four times as fast as nonzero() of two dimensions
+    flat = np.flatnonzero(dots >= least[:, None])
+    at, place = np.divmod(flat, len(items))
+    return rows[at], items[place], dots.ravel()[flat]
+
+
+def _indexed(
+    users: Users, build: Build, index: Index, consumed: Keys, quota: int, rows: Ints
+) -> tuple[Ints, Ints, Floats]:
+    """Row, ordinal and score of what the usearch index finds, asked for as many
+    more as a user has consumed.
+
+    Rounded up to a few steps, so that users are searched in groups and a
+    user's step depends on nobody else.
+    """
+    row, _ = split_pairs(consumed)
+    eaten = np.bincount(row, minlength=len(users))[rows]
+    step = np.where(eaten == 0, 0, 2 ** np.ceil(np.log2(np.maximum(eaten, 32))))
+    step = np.minimum(step, MOST_PASSED_OVER)
+    parts = []
+    for extra in np.unique(step):
+        part = rows[step == extra]
+        count = min(quota + int(extra), len(index))
+        with build.index_lock:
+            search = index.search(users.vectors[part] / UNIT, count, threads=1)
+        found = search.keys.astype(np.int64).reshape(len(part), -1)
+        # of a single query usearch returns what it found, of several a matrix
+        counts = search.counts if isinstance(search, BatchMatches) else [found.size]
+        brought = np.arange(found.shape[1]) < np.reshape(counts, (-1, 1))
+        found[~brought] = 0
+        key = pair_keys(np.broadcast_to(part[:, None], found.shape), found)
+        brought &= ~contains(consumed, key)
+        parts.append(key[brought])
+    row, item = split_pairs(np.concatenate(parts))
+    theirs = build.item_vectors[item].astype(np.float32)
+    dots = np.einsum("ij,ij->i", theirs, users.vectors[row])
+    return row, item, dots * build.item_norms[item]
