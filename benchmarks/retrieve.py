@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from usearch.index import MetricKind, search
+from usearch.compiled import MetricKind
+from usearch.index import search
 
 from benchmarks.support import catalogue
 from benchmarks.support.measure import in_turn
@@ -83,7 +84,8 @@ def _figures(items: int, size: _Size) -> list[Figure]:
         build_s = time.perf_counter() - start
         index = next(Path(folder).rglob(INDEX_FILE)).stat().st_size
         users = read_users(catalogue.people(size.users, build, 2), build)
-        table = build.item_vectors / np.float32(UNIT) * build.item_norms[:, None]
+        table: Floats = build.item_vectors.astype(np.float32)
+        table *= build.item_norms[:, None] / np.float32(UNIT)
         with threadpool_limits(1):
             build.longest_vectors  # noqa: B018  (read before the clock runs)
             taken = in_turn(

@@ -245,10 +245,14 @@ def _interactions(
     if len(user) == 0:
         return user, item, confidence.astype(np.float32), user_ids, item_ids
     # the sum of floats depends on their order, so the order is fixed
-    order = np.lexsort((confidence, item, user))
-    user, item, confidence = user[order], item[order], confidence[order]
-    first = np.flatnonzero(
-        np.concatenate([[True], (np.diff(user) != 0) | (np.diff(item) != 0)])
-    )
+    pair = user * len(item_ids) + item
+    del user, item
+    order = np.argsort(pair, kind="stable")
+    if (np.diff(pair[order]) == 0).any():
+        order = np.lexsort((confidence, pair))
+    pair, confidence = pair[order], confidence[order]
+    del order
+    first = np.flatnonzero(np.diff(pair, prepend=-1))
     summed = np.add.reduceat(confidence, first).astype(np.float32)
-    return user[first], item[first], summed, user_ids, item_ids
+    user, item = np.divmod(pair[first], len(item_ids))
+    return user, item, summed, user_ids, item_ids
