@@ -58,6 +58,9 @@ SPEC_FILE = "spec.json"
 MOST_ITEMS = 1 << 24
 MOST_NEIGHBOURS = 50
 
+PROBES, PROBED = 64, 300
+"""Directions that a build tries, and how many of the nearest it looks at."""
+
 UNIT = 4000
 """Unit vectors are stored as whole numbers, scaled by this. Every product and
 partial sum of two of them is a whole number below 2**24, so that float32 holds
@@ -169,11 +172,21 @@ class Build:
         """The vectors of ``longest_items`` as float32."""
         return self.item_vectors[self.longest_items].astype(np.float32)
 
+    @property
+    def index_share(self) -> float:
+        """The most of a user's nearest items that may be in the index only."""
+        return self.manifest.counts["nearest_in_index_per_mille"] / 1000
+
     @cached_property
     def under_shown(self) -> Bools:
         """Which items have fewer impressions than exploration asks for."""
         at = list(self.spec.item_features).index(IMPRESSIONS)
         return self.item_values[:, at] < self.params.explore_below_impressions
+
+    @cached_property
+    def explorable(self) -> Ints:
+        """Ordinals of the active items that are under-shown."""
+        return np.flatnonzero(self.under_shown[: self.active_count])
 
     @cached_property
     def upper_bounds(self) -> Doubles:
@@ -300,6 +313,8 @@ def write_model(
     )
     fresh = _fresh(items, active, as_of)
     searchable = np.flatnonzero(vectors[:active].any(axis=1))
+    longest = _longest(searchable, norms, params.exact_up_to)
+    others = np.setdiff1d(searchable, longest, assume_unique=True)
 
     manifest = Manifest(
         format=FORMAT,
@@ -314,6 +329,9 @@ def write_model(
             "active_items": active,
             "items_with_vector": len(searchable),
             "factors": vectors.shape[1],
+            "nearest_in_index_per_mille": _per_mille(
+                vectors, norms, searchable, others
+            ),
         },
     )
     with write_part(builds_dir, MODEL, manifest) as folder:
@@ -329,8 +347,6 @@ def write_model(
         np.save(folder / NEIGHBOUR_SCORES_FILE, near_scores)
         np.save(folder / TRENDING_FILE, trending)
         np.save(folder / FRESH_FILE, fresh)
-        longest = _longest(searchable, norms, params.exact_up_to)
-        others = np.setdiff1d(searchable, longest, assume_unique=True)
         if len(others):
             index = _index(others, vectors[others], norms[others], params)
             index.save(folder / INDEX_FILE)
@@ -503,6 +519,27 @@ def _longest(ordinals: Ints, norms: Floats, most: int) -> Ints:
     by_length = np.argsort(-norms[ordinals], kind="stable")
     longest: Ints = np.sort(ordinals[by_length[:most]])
     return longest
+
+
+def _per_mille(
+    vectors: np.ndarray[Any, np.dtype[np.int16]],
+    norms: Floats,
+    searchable: Ints,
+    others: Ints,
+) -> int:
+    """How many of 1,000 nearest items are at most among the ``others``: exact,
+    for the directions of a few items in the place of people's."""
+    if len(others) == 0:
+        return 0
+    asking = searchable[:: max(len(searchable) // PROBES, 1)][:PROBES]
+    count = min(PROBED, len(searchable))
+    every = vectors[searchable].astype(np.float32)
+    most = 0
+    for direction in vectors[asking].astype(np.float32):
+        dots = (every @ direction) * norms[searchable]
+        best = searchable[np.argpartition(-dots, count - 1)[:count]]
+        most = max(most, int(np.isin(best, others).sum()))
+    return -(-1000 * most // count)
 
 
 def _index(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recommender.arrays import (
+    Bools,
     Floats,
     Ints,
     Keys,
@@ -65,6 +66,11 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @property
+    def sourced(self) -> Bools:
+        """Which were brought by a source, and not just asked for."""
+        return np.asarray((self.ranks != NO_RANK).any(axis=1))
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,27 @@ def train_item_factors(interactions: pa.Table, params: AlsParams) -> pa.Table:
 
 
 def fold_in_users(
-    interactions: pa.Table, item_factors: pa.Table, params: AlsParams
+    interactions: pa.Table,
+    item_factors: pa.Table,
+    params: AlsParams,
+    mapped: pa.Table | None = None,
 ) -> pa.Table:
     """User vectors (USER_VECTORS, sorted by user_id) from fixed item factors.
 
     The exact ALS half step, so that a vector depends on the user's own rows
-    only. Users none of whose items has a factor are left out.
+    only. ``mapped``: vectors of cold items. Whoever has touched one is folded
+    in from it like from any other; but that nobody else has says nothing about
+    tastes, so the Gram matrix, which stands for all that a user did not touch,
+    is the trained items' alone, however many are new. Users none of whose items
+    has a vector are left out.
     """
     users, items, confidence, user_ids, item_ids = _interactions(interactions)
-    factors, _ = matrix(column(item_factors, "vector", VECTOR))
-    row_of_item = positions(ids(item_factors, "item_id"), item_ids)
+    mapped = ITEM_VECTORS.empty_table() if mapped is None else mapped
+    trained, _ = matrix(column(item_factors, "vector", VECTOR))
+    cold, _ = matrix(column(mapped, "vector", VECTOR), trained.shape[1])
+    factors = np.concatenate([trained, cold])
+    every = pa.concat_arrays([ids(item_factors, "item_id"), ids(mapped, "item_id")])
+    row_of_item = positions(every, item_ids)
     factored = row_of_item[items] >= 0
     users, confidence = users[factored], confidence[factored]
     items = row_of_item[items][factored]
@@ -102,6 +113,9 @@ def fold_in_users(
     )
     model = _model(params, factors=factors.shape[1])
     model.item_factors = factors
+    with threadpool_limits(1, user_api="blas"):
+        # implicit's own would be of all items that it is given
+        model._YtY = trained.T @ trained
     folded = np.empty((len(known), factors.shape[1]), np.float32)
     with threadpool_limits(1, user_api="blas"):
         for start in range(0, len(known), USERS_AT_A_TIME):

@@ -2,15 +2,21 @@
 
 Everything else stands in the list before the slots are filled. Then, slot by
 slot, an item is drawn from a pool of the user's remaining candidates with few
-impressions: those with the highest upper confidence bound of click-through
-(ties: the user's higher score). With B the bounds of the pool's items not yet
-drawn, T the temperature and f the floor, an item's chance is
+impressions: first the ones within reach, then those with the highest upper
+confidence bound of click-through (ties: the user's higher score). With B the
+bounds of the pool's items not yet drawn, T the temperature and f the floor, an
+item's chance is
 
     (1 - f) softmax(B / T) + f / |pool|
 
-and that number is stored: given the list before it, it is exact. The draw is
-repeatable: its random number is a hash of the seed, the user's rec_id (user,
-surface and build) and the slot.
+and that number is stored: given the list before it and the pool, it is exact.
+The floor is higher for people of whom little is known. The draw is repeatable:
+its random number is a hash of the seed, the user's rec_id (user, surface and
+build) and the slot.
+
+Within reach of a user are, besides what the sources bring, a few items with few
+impressions: a stretch of all of them that begins at a place drawn for the user.
+So each has its chance of being seen, even where no source brings it to anyone.
 """
 
 from __future__ import annotations
@@ -19,11 +25,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recommender.arrays import Bools, Doubles, Floats, Ints, Keys, descending
+from recommender.arrays import (
+    Bools,
+    Doubles,
+    Floats,
+    Ints,
+    Keys,
+    contains,
+    descending,
+    rows_of,
+)
 from recommender.build import Build
 from recommender.candidates import Candidates
-from recommender.params import KernelParams
+from recommender.pairs import pair_keys
 from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, held
+from recommender.users import Users
+
+REACH = 1_000
+"""Where a user's stretch begins is drawn apart from the slots' draws."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,24 @@ class _Pool:
     bounds: Doubles
 
 
+def within_reach(users: Users, build: Build, noise: Keys) -> tuple[Ints, Ints]:
+    """Rows and ordinals of the ``explore_reach`` items a user (fewer where some
+    are consumed) that may be explored whether a source brings them or not.
+
+    ``noise``: one random 64-bit number a user.
+    """
+    items = build.explorable
+    count = min(build.params.explore_reach, len(items))
+    if count == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    start = (uniform(noise, REACH) * len(items)).astype(np.int64)
+    item = items[(start[:, None] + np.arange(count)) % len(items)].ravel()
+    row = np.repeat(np.arange(len(users)), count)
+    consumed = pair_keys(rows_of(users.consumed_offsets), users.consumed)
+    kept = ~contains(np.sort(consumed), pair_keys(row, item))
+    return row[kept], item[kept]
+
+
 def explore(
     grid: Grid,
     lists: Lists,
@@ -52,12 +89,14 @@ def explore(
     build: Build,
     noise: Keys,
     cap: int,
+    floor: Doubles,
 ) -> Explored:
     """Fill the empty slots of ``lists``, in place.
 
-    ``noise``: one random 64-bit number a user. A slot prefers items whose
-    category has room in its block. Where no candidate with few impressions is
-    left, the best remaining one takes the slot, with probability 1.
+    ``noise``: one random 64-bit number a user; ``floor`` (users,): f. A slot
+    prefers items whose category has room in its block. Where no candidate with
+    few impressions is left, the best remaining one takes the slot, with
+    probability 1.
     """
     rows, length = lists.columns.shape
     propensities = np.ones((rows, length), np.float32)
@@ -75,7 +114,9 @@ def explore(
         left = (columns != EMPTY) & lists.free[open_[:, None], columns]
         roomy = left & ~full[open_[:, None], pool.categories[open_]]
         allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
-        chance = chances(pool.bounds[open_], allowed, build.params)
+        chance = chances(
+            pool.bounds[open_], allowed, build.params.explore_temperature, floor[open_]
+        )
         drawn = _draw(chance, uniform(noise[open_], start // BLOCK))
         some = allowed.any(axis=1)
         chosen = columns[np.arange(len(open_)), drawn]
@@ -88,14 +129,23 @@ def explore(
     return Explored(propensities, explored)
 
 
-def chances(bounds: Doubles, allowed: Bools, params: KernelParams) -> Doubles:
+def floors(users: Users, build: Build) -> Doubles:
+    """(users,): how much of the draw is even, more for people little known."""
+    params = build.params
+    unsure = users.unsure(params.sure_from_items)
+    return np.where(unsure, params.explore_floor_unsure, params.explore_floor)
+
+
+def chances(
+    bounds: Doubles, allowed: Bools, temperature: float, floor: Doubles
+) -> Doubles:
     """(users, pool): the probability of each; zero where it isn't allowed."""
-    logits = np.where(allowed, bounds / params.explore_temperature, -np.inf)
+    logits = np.where(allowed, bounds / temperature, -np.inf)
     top = logits.max(axis=1, keepdims=True, initial=-1e300)
     weight = np.exp(logits - top)
     total = weight.sum(axis=1, keepdims=True)
     count = allowed.sum(axis=1, keepdims=True)
-    floor = params.explore_floor
+    floor = floor[:, None]
     softmax = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
     even = np.divide(allowed, count, out=np.zeros_like(weight), where=count > 0)
     chance: Doubles = (1 - floor) * softmax + floor * even
@@ -121,7 +171,9 @@ def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Poo
     eligible = free & build.under_shown[item]
     bounds = np.where(eligible, build.upper_bounds[item], -np.inf)
     column = np.arange(grid.at.shape[1], dtype=np.uint64)
-    keys = (descending(bounds.astype(np.float32)) << np.uint64(32)) | column
+    reached = column >= grid.ranked.astype(np.uint64)[:, None]
+    first = np.where(eligible & reached, np.inf, bounds).astype(np.float32)
+    keys = (descending(first) << np.uint64(32)) | column
     keys.sort(axis=1)
     # of one width whatever the batch, so that sums over a row are too
     size = build.params.explore_pool

@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from feedloop.contracts.kernel import LIST_COLUMNS
 from feedloop.contracts.lists import COLD_USER, rec_id
+from feedloop.contracts.seeds import Surface
 from recommender.arrays import (
     VECTOR,
     Bools,
@@ -34,7 +35,7 @@ from recommender.arrays import (
 )
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates, retrieve
-from recommender.exploration import mix
+from recommender.exploration import mix, within_reach
 from recommender.features import assemble
 from recommender.listing import Ranked, rank
 from recommender.ranking import predict
@@ -94,7 +95,8 @@ class ListKernel:
         def made(start: int) -> Ranked:
             part = rows.part(start, start + USERS_A_CHUNK)
             theirs = noise[start : start + USERS_A_CHUNK]
-            return rank(part, retrieve(part, self.build), self.build, found, theirs)
+            candidates = self._candidates(part, found, theirs)
+            return rank(part, candidates, self.build, found, theirs)
 
         return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
 
@@ -112,8 +114,8 @@ class ListKernel:
         found = self.build.surface(surface)
         rows = read_users(unknown_user(COLD_USER, self.build), self.build)
         names = _rec_ids(rows.ids, surface, self.build.build_id)
-        candidates = retrieve(rows, self.build)
         noise = _noise(names, self.seed)
+        candidates = self._candidates(rows, found, noise)
         chunk = rank(rows, candidates, self.build, found, noise, _interleaved)
         return self._batch(rows.ids, names, surface, [chunk])
 
@@ -176,6 +178,12 @@ class ListKernel:
                 return [make(start) for start in starts]
             with ThreadPoolExecutor(self.threads) as pool:
                 return list(pool.map(make, starts))
+
+    def _candidates(self, users: Users, surface: Surface, noise: Keys) -> Candidates:
+        asked = None
+        if surface.exploration_slots:
+            asked = within_reach(users, self.build, noise)
+        return retrieve(users, self.build, asked=asked)
 
     def _ranked(self, users: Users, row: Ints, item: Ints) -> pa.Table:
         build = self.build

@@ -11,7 +11,7 @@ from feedloop.contracts.seeds import Surface
 from recommender.arrays import Floats, Ints, Keys
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
-from recommender.exploration import explore
+from recommender.exploration import explore, floors
 from recommender.features import assemble
 from recommender.ranking import predict
 from recommender.rerank import choose, sort_candidates
@@ -55,7 +55,8 @@ def rank(
     explored = np.zeros(lists.columns.shape, np.bool_)
     propensities = np.ones(lists.columns.shape, np.float32)
     if exploring:
-        drawn = explore(grid, lists, candidates, build, noise, cap)
+        floor = floors(users, build)
+        drawn = explore(grid, lists, candidates, build, noise, cap, floor)
         explored, propensities = drawn.explored, drawn.propensities
     filled = lists.columns >= 0
     at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]

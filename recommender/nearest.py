@@ -5,10 +5,13 @@ longest items hold most of what is nearest to anyone: of 100,000 items the
 longest sixth holds 97 % of the first 300. So the longest ones, as many as
 ``exact_up_to``, are searched exactly, by one matrix product for all users of a
 chunk, and only the others through the index, whose graph finds its way well
-where the lengths are alike.
+where the lengths are alike. How many may be found there a build measures; the
+index is asked for half as many again, for people aren't the items it tried.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from usearch.index import BatchMatches, Index
@@ -25,6 +28,9 @@ from recommender.arrays import (
 from recommender.build import UNIT, Build
 from recommender.pairs import PLACE, PLACE_BITS, ROW_AT, pair_keys, split_pairs
 from recommender.users import Users
+
+AGAIN = 1.5
+LEAST_ASKED = 50
 
 MOST_PASSED_OVER = 4096
 """Consumed items that a search of the index makes up for; who has consumed
@@ -98,10 +104,12 @@ def _indexed(
     eaten = np.bincount(row, minlength=len(users))[rows]
     step = np.where(eaten == 0, 0, 2 ** np.ceil(np.log2(np.maximum(eaten, 32))))
     step = np.minimum(step, MOST_PASSED_OVER)
+    likely = min(math.ceil(AGAIN * build.index_share * quota), quota)
+    asked = max(likely, min(LEAST_ASKED, quota))
     parts = []
     for extra in np.unique(step):
         part = rows[step == extra]
-        count = min(quota + int(extra), len(index))
+        count = min(asked + int(extra), len(index))
         with build.index_lock:
             search = index.search(users.vectors[part] / UNIT, count, threads=1)
         found = search.keys.astype(np.int64).reshape(len(part), -1)

@@ -35,10 +35,13 @@ class Grid:
 
     All (users, most candidates of a user): ``at`` the candidate's place in the
     flat arrays (-1 beyond the user's last), ``category`` its category (unknown
-    ones as one more), ``place`` its place (from 0) within the category.
+    ones as one more), ``place`` its place (from 0) within the category. Those
+    that no source brought are for the exploration slots only: they come last,
+    and ``ranked`` (users,) are those before them.
     """
 
     at: Ints
+    ranked: Ints
     category: Ints
     place: Ints
     categories: int
@@ -58,20 +61,26 @@ def sort_candidates(
     candidates: Candidates, scores: Floats, item_category: Ints, categories: int
 ) -> Grid:
     """Candidates by falling score; ties by ordinal, the more popular first."""
+    sourced = candidates.sourced
     lengths = np.diff(candidates.offsets)
     shape = (len(lengths), int(lengths.max(initial=0)))
     row, column = candidates.row, places_in(candidates.offsets)
     nothing = np.iinfo(np.uint64).max
     keys = np.full(shape, nothing, np.uint64)
-    keys[row, column] = (descending(scores) << np.uint64(32)) | column.astype(np.uint64)
+    keys[row, column] = (
+        (~sourced).astype(np.uint64) << np.uint64(63)
+        | descending(scores) << np.uint64(31)
+        | column.astype(np.uint64)
+    )
     keys.sort(axis=1)
     filled = keys != nothing
-    at = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64) + candidates.offsets[:-1, None]
+    at = (keys & np.uint64(0x7FFFFFFF)).astype(np.int64) + candidates.offsets[:-1, None]
     at = np.where(filled, at, EMPTY)
     category = np.full(shape, categories)
     category[filled] = item_category[candidates.item[at[filled]]]
     category[category < 0] = categories
-    return Grid(at, category, _places_by_category(category), categories + 1)
+    ranked = np.bincount(row[sourced], minlength=len(lengths))
+    return Grid(at, ranked, category, _places_by_category(category), categories + 1)
 
 
 def choose(grid: Grid, length: int, cap: int, explore: bool) -> Lists:
@@ -81,8 +90,8 @@ def choose(grid: Grid, length: int, cap: int, explore: bool) -> Lists:
     reaches are left empty; there is a free candidate for each of them.
     """
     rows = len(grid.at)
-    free = grid.at != EMPTY
-    reach = np.minimum(free.sum(axis=1), length)
+    free = np.arange(grid.at.shape[1]) < grid.ranked[:, None]
+    reach = np.minimum(grid.ranked, length)
     columns = np.full((rows, length), EMPTY)
     cap = cap or BLOCK
     taken = np.zeros((rows, grid.categories), np.int64)
@@ -93,7 +102,13 @@ def choose(grid: Grid, length: int, cap: int, explore: bool) -> Lists:
         free[row, column] = False
         columns[row, start + order + (slot[row] & (order >= SLOT))] = column
         taken += held(grid, row, column)
-    return Lists(columns, free, reach)
+    return Lists(columns, free | ((grid.at != EMPTY) & _beyond(grid)), reach)
+
+
+def _beyond(grid: Grid) -> Bools:
+    """(users, columns): what is for the exploration slots only."""
+    beyond: Bools = np.arange(grid.at.shape[1]) >= grid.ranked[:, None]
+    return beyond
 
 
 def _block(

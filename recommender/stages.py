@@ -127,14 +127,20 @@ def user_vectors(
     params: AlsParams,
 ) -> pa.Table:
     """Every user folded in from the interactions up to the instant, against
-    the items' vectors. Returns purpose, user_id, vector, as_of."""
+    the items' vectors.
+
+    ``vectors``: of ``item_vectors``. Returns purpose, user_id, vector, as_of.
+    """
     parts = []
     for row in instants.to_pylist():
         purpose = row["purpose"]
+        theirs = of_purpose(vectors, purpose)
+        trained = theirs.filter(pc.invert(theirs["is_cold"]))
         folded = fold_in_users(
             of_purpose(interactions, purpose),
-            of_purpose(vectors, purpose).select(["item_id", "vector"]),
+            trained,
             params,
+            mapped=theirs.filter(theirs["is_cold"]),
         )
         parts.append(_labelled(folded, purpose, as_of=row["as_of"]))
     return pa.concat_tables(parts)

@@ -45,6 +45,12 @@ class Users:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def unsure(self, least: int) -> Bools:
+        """Of whom too little is known: no vector, or fewer than ``least``
+        recent items."""
+        few = np.diff(self.recent_offsets) < least
+        return np.asarray(few | ~self.has_vector)
+
     def part(self, start: int, stop: int) -> Users:
         """The users from ``start`` to before ``stop``."""
         stop = min(stop, len(self))

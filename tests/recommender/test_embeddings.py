@@ -95,6 +95,24 @@ def test_folding_in_depends_on_no_other_user() -> None:
     assert fold_in_users(own, items, PARAMS).to_pylist()[0] == everyone.to_pylist()[7]
 
 
+def test_new_items_move_only_who_touched_them() -> None:
+    board = checkerboard()
+    items = train_item_factors(board, PARAMS)
+    new = vectors_table(
+        "item_id", [f"n{at:03d}" for at in range(500)], np.ones((500, 8))
+    )
+    alone = fold_in_users(board, items, PARAMS)
+    assert fold_in_users(board, items, PARAMS, mapped=new) == alone
+    visit = pa.concat_tables([board, interactions([("u00", "n007", 3.0)])])
+    touched = fold_in_users(visit, items, PARAMS, mapped=new)
+    assert touched.slice(1) == alone.slice(1)
+    # who has touched an item is to score near 1 with it
+    after, before = dense(touched)[0] @ np.ones(8), dense(alone)[0] @ np.ones(8)
+    assert abs(after - 1) < abs(before - 1)
+    first = fold_in_users(interactions([("u", "n007", 1.0)]), items, PARAMS, mapped=new)
+    assert dense(first)[0] @ np.ones(8) > 0
+
+
 def test_users_of_unknown_items_get_no_vector() -> None:
     items = train_item_factors(checkerboard(), PARAMS)
     found = fold_in_users(interactions([("u", "elsewhere", 1.0)]), items, PARAMS)

@@ -9,21 +9,22 @@ from recommender.exploration import chances, mix, uniform
 from recommender.kernel import EXPLORE, ListKernel
 from recommender.params import KernelParams
 from tests.recommender.worlds import (
+    item_names,
     items_table,
     make_build,
     random_world,
     surface,
     users_batch,
+    vectors_table,
 )
 
 SLOT = 7
 
 
 def test_chances_are_a_softmax_with_a_floor() -> None:
-    params = KernelParams(explore_temperature=0.5, explore_floor=0.2)
     bounds = np.array([[0.1, 0.3, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
     allowed = np.array([[True, True, False, True], [False] * 4])
-    found = chances(bounds, allowed, params)
+    found = chances(bounds, allowed, 0.5, np.array([0.2, 0.2]))
     weight = np.exp(np.array([0.1, 0.3, 0.9]) / 0.5)
     expected = 0.8 * weight / weight.sum() + 0.2 / 3
     np.testing.assert_allclose(found[0, [0, 1, 3]], expected, rtol=1e-12)
@@ -161,3 +162,70 @@ def test_a_slot_prefers_a_category_with_room(tmp_path: Path) -> None:
     for row in ListKernel(build).lists(users, "home").to_pylist():
         kinds = Counter(int(item[1:]) % 2 for item in row["item_ids"])
         assert max(kinds.values()) == 5
+
+
+def test_every_item_with_few_impressions_is_within_someones_reach(
+    tmp_path: Path,
+) -> None:
+    """A thousand popular items fill everyone's candidates: no source brings the
+    forty unpopular ones, and yet each of them is drawn for some."""
+    shown = [5000.0] * 1000 + [0.0] * 40
+    build = make_build(
+        tmp_path,
+        items_table(1040, item_impressions_30d=shown, inactive=[1003]),
+        surfaces=[surface(length=10, explore=1)],
+        params=KernelParams(
+            candidates=50, trending_share=0, popular_share=1.0, fresh_share=0
+        ),
+    )
+    away = {
+        "user_id": "u0",
+        "consumed_items": [f"i{at:04d}" for at in range(1000, 1020)],
+    }
+    users = users_batch([away, *({"user_id": f"u{at}"} for at in range(1, 1500))])
+    lists = ListKernel(build).lists(users, "home").to_pylist()
+    drawn = Counter(row["item_ids"][SLOT] for row in lists)
+    assert set(drawn) == {f"i{at:04d}" for at in range(1000, 1040) if at != 1003}
+    for row in lists:
+        assert row["sources"][SLOT] == EXPLORE
+        assert 0 < row["propensities"][SLOT] <= 1
+        assert row["sources"].count(EXPLORE) == 1
+    for seed in range(20):
+        row = (
+            ListKernel(build, seed=seed).lists(users.slice(0, 1), "home").to_pylist()[0]
+        )
+        assert row["item_ids"][SLOT] not in away["consumed_items"]
+
+
+def test_people_of_whom_little_is_known_explore_more(tmp_path: Path) -> None:
+    """One item's bound stands far above the others': whoever is well known gets
+    it nearly always, who is not gets the others more often."""
+    build = make_build(
+        tmp_path,
+        items_table(
+            24,
+            item_impressions_30d=[5000.0] * 18 + [900.0] * 6,
+            item_ctr_30d=[0.05] * 23 + [0.6],
+        ),
+        item_vectors=vectors_table("item_id", item_names(24), np.eye(24)),
+        surfaces=[surface(length=10, explore=1)],
+        params=KernelParams(explore_reach=0),
+    )
+    known = {
+        "vector": np.eye(24)[3].tolist(),
+        "recent_items": item_names(5),
+    }
+    rows = [{"user_id": f"u{at}"} | (known if at < 400 else {}) for at in range(800)]
+    lists = ListKernel(build).lists(users_batch(rows), "home").to_pylist()
+    best = [row["item_ids"][SLOT] == "i0023" for row in lists]
+    chance = {
+        is_best: [
+            row["propensities"][SLOT]
+            for row, found in zip(lists, best, strict=True)
+            if found == is_best
+        ]
+        for is_best in (True, False)
+    }
+    floor = build.params.explore_floor / 6, build.params.explore_floor_unsure / 6
+    assert {round(one, 4) for one in chance[False]} == {round(one, 4) for one in floor}
+    assert sum(best[:400]) > sum(best[400:]) + 60
