@@ -140,7 +140,7 @@ def estimates(values: pa.Table, seed: int) -> dict[str, Estimate]:
     names = [name for name in values.column_names if name != "user_id"]
     numbers = np.column_stack([values[name].to_numpy() for name in names])
     means = numbers.mean(axis=0)
-    low, high = _interval(numbers, seed)
+    low, high = interval(numbers, seed)
     return {
         name: Estimate(
             mean=float(means[at]),
@@ -236,15 +236,23 @@ def _novelty(listed: _Listed, train: pa.Table, users: int) -> Doubles:
     return mean
 
 
-def _interval(values: Doubles, seed: int) -> tuple[Doubles, Doubles]:
-    """Bounds (columns,) of the means over users drawn with replacement."""
+def interval(
+    values: Doubles, seed: int, over: Doubles | None = None
+) -> tuple[Doubles, Doubles]:
+    """Bounds (columns,) of the means over users drawn with replacement.
+
+    ``values`` (users, columns). With ``over``, of the same shape: of the ratio
+    of the sums of both, nan where all that was drawn of ``over`` is zero.
+    """
     rng = np.random.default_rng(seed)
     users = len(values)
     means = np.empty((RESAMPLES, values.shape[1]))
     even = np.full(users, 1 / users)
     for start in range(0, RESAMPLES, RESAMPLES_AT_A_TIME):
         drawn = rng.multinomial(users, even, size=RESAMPLES_AT_A_TIME)
-        means[start : start + RESAMPLES_AT_A_TIME] = drawn @ values / users
+        below = users if over is None else drawn @ over
+        with np.errstate(invalid="ignore"):
+            means[start : start + RESAMPLES_AT_A_TIME] = drawn @ values / below
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    low, high = np.nanquantile(means, [tail, 1 - tail], axis=0)
     return low, high
