@@ -1,14 +1,11 @@
 """What a recommender must beat: popularity, item-item, plain ALS, chance.
 
-Each ``recommend`` takes interactions (user_id, item_id, and occurred_at where
-said), the users to serve, ``k`` and whether to leave out what a user has
-interacted with, and returns RECOMMENDATIONS. A user unknown to a method gets
-the popular items. Where ``among`` is given (user_id, item_id), only those
-pairs are ranked.
+A method says how it scores items for rows of users; ``Baseline`` has the rest.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -43,7 +40,42 @@ Scorer: TypeAlias = Callable[[Ints], np.ndarray[Any, np.dtype[np.floating[Any]]]
 """Rows of known users to scores (rows, items)."""
 
 
-class Popularity:
+class Baseline(ABC):
+    """One method of recommending."""
+
+    unknown_like_known = False
+    """Whether it scores for a user whom it has never seen."""
+
+    def recommend(
+        self,
+        interactions: pa.Table,
+        users: pa.Array,
+        k: int,
+        exclude_seen: bool,
+        among: pa.Table | None = None,
+    ) -> pa.Table:
+        """The ``k`` best items (RECOMMENDATIONS) for each of ``users``.
+
+        ``interactions``: user_id, item_id, and occurred_at where a method says
+        so. ``exclude_seen`` leaves out what a user has interacted with. A user
+        unknown to a method gets the popular items. Where ``among`` is given
+        (user_id, item_id), only those pairs are ranked.
+        """
+        log = _Log(interactions)
+        return log.recommended(
+            users,
+            k,
+            exclude_seen,
+            self._scorer(log, interactions),
+            among,
+            unknown_like_known=self.unknown_like_known,
+        )
+
+    @abstractmethod
+    def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer: ...
+
+
+class Popularity(Baseline):
     """The items with the most interactions, the same for everyone.
 
     With ``half_life_hours`` an interaction counts half as much for each such
@@ -64,15 +96,7 @@ class Popularity:
         self.half_life_hours = half_life_hours
         self.last_hours = last_hours
 
-    def recommend(
-        self,
-        interactions: pa.Table,
-        users: pa.Array,
-        k: int,
-        exclude_seen: bool,
-        among: pa.Table | None = None,
-    ) -> pa.Table:
-        log = _Log(interactions)
+    def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer:
         weight = np.ones(len(log.item))
         if self.as_of is not None:
             age = _age_hours(interactions, self.as_of)
@@ -81,56 +105,32 @@ class Popularity:
             if self.last_hours is not None:
                 weight = np.where(age < self.last_hours, weight, 0.0)
         popular = np.bincount(log.item, weight, len(log.item_ids))
-        return log.recommended(
-            users,
-            k,
-            exclude_seen,
-            lambda rows: np.broadcast_to(popular, (len(rows), len(popular))),
-            among,
-        )
+        return lambda rows: np.broadcast_to(popular, (len(rows), len(popular)))
 
 
-class ItemItem:
+class ItemItem(Baseline):
     """Items alike, by the cosine of their users, to what a user has seen.
 
     Sarwar et al., "Item-based collaborative filtering" (2001).
     """
 
-    def recommend(
-        self,
-        interactions: pa.Table,
-        users: pa.Array,
-        k: int,
-        exclude_seen: bool,
-        among: pa.Table | None = None,
-    ) -> pa.Table:
-        log = _Log(interactions)
+    def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer:
         seen = log.seen
         norm = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
         unit = seen @ sp.diags_array(1 / np.maximum(norm, 1))
         alike = (unit.T @ unit).tocsr()
         alike.setdiag(0)
         alike.eliminate_zeros()
-        return log.recommended(
-            users, k, exclude_seen, lambda rows: (seen[rows] @ alike).toarray(), among
-        )
+        return lambda rows: (seen[rows] @ alike).toarray()
 
 
-class Als:
+class Als(Baseline):
     """Plain ALS: every pair counts 1, scores are dot products."""
 
     def __init__(self, params: AlsParams) -> None:
         self.params = params
 
-    def recommend(
-        self,
-        interactions: pa.Table,
-        users: pa.Array,
-        k: int,
-        exclude_seen: bool,
-        among: pa.Table | None = None,
-    ) -> pa.Table:
-        log = _Log(interactions)
+    def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer:
         pairs = log.pairs()
         item_factors = train_item_factors(pairs, self.params)
         user_factors = fold_in_users(pairs, item_factors, self.params)
@@ -139,35 +139,20 @@ class Als:
         found, _ = matrix(column(user_factors, "vector", VECTOR), items.shape[1])
         theirs = np.zeros((len(log.user_ids), items.shape[1]), np.float32)
         theirs[positions(log.user_ids, ids(user_factors, "user_id"))] = found
-        return log.recommended(
-            users, k, exclude_seen, lambda rows: theirs[rows] @ items.T, among
-        )
+        return lambda rows: theirs[rows] @ items.T
 
 
-class Random:
+class Random(Baseline):
     """Every order of the items equally likely, seeded."""
+
+    unknown_like_known = True
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def recommend(
-        self,
-        interactions: pa.Table,
-        users: pa.Array,
-        k: int,
-        exclude_seen: bool,
-        among: pa.Table | None = None,
-    ) -> pa.Table:
-        log = _Log(interactions)
+    def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer:
         rng = np.random.default_rng(self.seed)
-        return log.recommended(
-            users,
-            k,
-            exclude_seen,
-            lambda rows: rng.random((len(rows), len(log.item_ids))),
-            among,
-            unknown_like_known=True,
-        )
+        return lambda rows: rng.random((len(rows), len(log.item_ids)))
 
 
 class _Log:

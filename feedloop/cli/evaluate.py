@@ -30,7 +30,7 @@ from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import console
 from loaders.duckdb_plugin import raw_views
 from loaders.importing import import_dataset
-from recommender.baselines import Als, ItemItem, Popularity
+from recommender.baselines import Als, Baseline, ItemItem, Popularity
 from recommender.embeddings import AlsParams
 from recommender.metrics import evaluate
 
@@ -98,7 +98,7 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         raise WarehouseEmpty(f"dbt made no build in {settings.builds_dir}.")
     folder, manifest = builds.read_part(settings.builds_dir, build_id, builds.LISTS)
     listed = {"pipeline": _listed(folder / builds.LISTS_FILE, people)}
-    baselines: dict[str, Popularity | ItemItem | Als] = {
+    baselines: dict[str, Baseline] = {
         "popularity": Popularity(),
         "popularity, last 24 h": Popularity(as_of=cut, last_hours=24),
         "item-item": ItemItem(),
