@@ -37,6 +37,7 @@ from recommender.metrics import evaluate
 KS = (10, 20)
 SEED = 1
 CASUAL, POWER = 5, 50
+KNOWN_ITEM = 10
 HOME = ".feedloop-evaluate"
 
 
@@ -109,6 +110,7 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         listed[name] = baseline.recommend(history, people, max(KS), True)
         seconds[name] = round(time.perf_counter() - started, 1)
     cohorts = _cohorts(history, people)
+    item_cohorts = _item_cohorts(history, truth)
     return Quality(
         dataset=split.dataset,
         title=split.title,
@@ -118,9 +120,16 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         people=len(people),
         model_version=manifest.model_version,
         seconds=seconds,
+        item_cohorts=list(item_cohorts),
         methods={
             name: evaluate(
-                rows, truth, KS, seed=SEED, train=history, user_cohorts=cohorts
+                rows,
+                truth,
+                KS,
+                seed=SEED,
+                train=history,
+                user_cohorts=cohorts,
+                item_cohorts=item_cohorts,
             )
             for name, rows in listed.items()
         },
@@ -180,13 +189,25 @@ def _cohorts(history: pa.Table, people: pa.Array) -> dict[str, pa.Array]:
     counts = counts.filter(pc.is_in(counts["user_id"], value_set=people))
     size = counts["item_id_count"]
     return {
-        f"fewer than {CASUAL} interactions": counts["user_id"].filter(
-            pc.less(size, CASUAL)
-        ),
-        f"{CASUAL} to {POWER}": counts["user_id"].filter(
+        f"new: fewer than {CASUAL}": counts["user_id"].filter(pc.less(size, CASUAL)),
+        f"casual: {CASUAL} to {POWER}": counts["user_id"].filter(
             pc.and_(pc.greater_equal(size, CASUAL), pc.less_equal(size, POWER))
         ),
-        f"more than {POWER}": counts["user_id"].filter(pc.greater(size, POWER)),
+        f"power: more than {POWER}": counts["user_id"].filter(pc.greater(size, POWER)),
+    }
+
+
+def _item_cohorts(history: pa.Table, truth: pa.Table) -> dict[str, pa.Array]:
+    """What people engaged with after the cut, by how known it was at it."""
+    counts = history.group_by("item_id").aggregate([("user_id", "count")])
+    known = counts.filter(pc.greater_equal(counts["user_id_count"], KNOWN_ITEM))
+    items = truth["item_id"].unique()
+    met = pc.is_in(items, value_set=counts["item_id"].combine_chunks())
+    familiar = pc.is_in(items, value_set=known["item_id"].combine_chunks())
+    return {
+        "never before": items.filter(pc.invert(met)),
+        f"1 to {KNOWN_ITEM - 1}": items.filter(pc.and_not(met, familiar)),
+        f"{KNOWN_ITEM} and more": items.filter(familiar),
     }
 
 

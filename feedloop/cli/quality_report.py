@@ -30,7 +30,8 @@ In brackets: 95 % bootstrap interval over people.
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """What came out on one split: estimates by method, cohort and metric."""
+    """What came out on one split: estimates by method, cohort and metric.
+    ``item_cohorts``: the cohorts that cut the truth, and not the people."""
 
     dataset: str
     title: str
@@ -40,6 +41,7 @@ class Quality(msgspec.Struct, frozen=True):
     people: int
     model_version: str
     seconds: dict[str, float]
+    item_cohorts: list[str]
     methods: dict[str, dict[str, dict[str, Estimate]]]
 
 
@@ -68,9 +70,15 @@ def _section(quality: Quality, plot: str) -> str:
         "",
         _table(quality, EVERYONE),
     ]
-    cohorts = [c for c in quality.methods["pipeline"] if c != EVERYONE]
-    if cohorts:
-        lines += ["", "By length of history:", "", _cohort_table(quality, cohorts)]
+    found = [c for c in quality.methods["pipeline"] if c != EVERYONE]
+    people = [cohort for cohort in found if cohort not in quality.item_cohorts]
+    items = [cohort for cohort in found if cohort in quality.item_cohorts]
+    if people:
+        lines += ["", "By a person's interactions before the cut:", ""]
+        lines += [_cohort_table(quality, people)]
+    if items:
+        lines += ["", "By an item's interactions before the cut:", ""]
+        lines += [_cohort_table(quality, items)]
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +96,7 @@ def _table(quality: Quality, cohort: str) -> str:
 
 def _cohort_table(quality: Quality, cohorts: Sequence[str]) -> str:
     rows = [
-        "| interactions before the cut | people | "
+        "| interactions | people | "
         + " | ".join(f"{method} recall@20" for method in quality.methods)
         + " |",
         "| --- | --- |" + " --- |" * len(quality.methods),
