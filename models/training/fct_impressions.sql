@@ -1,4 +1,13 @@
-with events as (
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key=['rec_id', 'item_id', 'user_id'],
+) }}
+
+-- An impression is asked again when any event of its list, item and person is
+-- new, however late it came, and from everything there is of the three: so a
+-- run on top of another gives what one run from scratch does.
+with answers as (
     select * from {{ ref('stg_events') }}
     where rec_id is not null
 ),
@@ -9,6 +18,53 @@ lists as (
 
 surfaces as (
     select * from {{ ref('surfaces') }}
+),
+
+{% if is_incremental() %}
+    listed_before as (
+        select distinct rec_id from {{ this }}
+    ),
+
+    changed as (
+        select
+            rec_id,
+            item_id,
+            user_id
+        from answers
+        where load_seq > (select coalesce(max(changed_seq), -1) from {{ this }})
+        union distinct
+        -- A list that came into the table after it was answered.
+        select
+            answers.rec_id,
+            answers.item_id,
+            answers.user_id
+        from answers
+        inner join lists on answers.rec_id = lists.rec_id
+        left join listed_before on answers.rec_id = listed_before.rec_id
+        where listed_before.rec_id is null
+    ),
+{% endif %}
+
+events as (
+    select answers.*
+    from answers
+    {% if is_incremental() %}
+        inner join changed
+            on
+                answers.rec_id = changed.rec_id
+                and answers.item_id = changed.item_id
+                and answers.user_id = changed.user_id
+    {% endif %}
+),
+
+newest as (
+    select
+        rec_id,
+        item_id,
+        user_id,
+        max(load_seq) as changed_seq
+    from events
+    group by rec_id, item_id, user_id
 ),
 
 -- A client that shows a list again shows the same impression. The cold-start
@@ -96,7 +152,13 @@ select
     {{ array_at('placed.propensities', 'placed.list_position') }} as propensity,
     coalesce(outcomes.outcomes, 0) > 0 as is_positive,
     cast(coalesce(outcomes.outcome_weight, 0) as bigint) as outcome_weight,
-    outcomes.first_outcome_at
+    outcomes.first_outcome_at,
+    newest.changed_seq
 from placed
+inner join newest
+    on
+        placed.rec_id = newest.rec_id
+        and placed.item_id = newest.item_id
+        and placed.user_id = newest.user_id
 left join outcomes on placed.event_id = outcomes.event_id
 where placed.list_position > 0

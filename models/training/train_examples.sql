@@ -21,13 +21,18 @@ impressions as (
         cast(
             coalesce(fct.page_position, fct.list_position) as int
         ) as position,
-        cast(case when fct.is_positive then 1 else 0 end as float) as label,
+        -- what followed after the instant is not known yet
+        cast(
+            case when fct.first_outcome_at <= serving.as_of then 1 else 0 end
+            as float
+        ) as label,
         -- everybody is shown the same cold-start list
         concat(fct.rec_id, '/', fct.user_id) as group_id
     from {{ ref('fct_impressions') }} as fct
     inner join {{ ref('surfaces') }} as surfaces
         on fct.surface = surfaces.surface
     cross join split
+    cross join serving
     where surfaces.trains_ranker and split.candidates = 0
 ),
 
