@@ -112,6 +112,19 @@ def test_the_history_has_every_feature(manifest: Any, settings: Settings) -> Non
     assert batch - kept == NOT_IN_HISTORY
 
 
+def test_every_feature_has_a_unit_test(manifest: Any, settings: Settings) -> None:
+    counted = {
+        name
+        for test in manifest.unit_tests.values()
+        if test.model.startswith("feat_")
+        for row in test.expect.rows
+        for name in row
+    }
+    registry = read_features(Path(settings.project_dir) / "seeds").values()
+    batch = {f.feature_name for f in registry if f.path != "stream"}
+    assert batch - counted == set()
+
+
 def layer(node: Any) -> str:
     return "snapshots" if node.resource_type == "snapshot" else str(node.fqn[1])
 
