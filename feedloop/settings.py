@@ -110,6 +110,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "longer than any commit takes",
         ),
     ] = 86_400
+    feature_log_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="days of lists whose scored feature values are kept; training "
+            "takes the history's where they are gone",
+        ),
+    ] = 45
     maintain_every_s: Annotated[
         int,
         Meta(

@@ -1,7 +1,8 @@
 """Lists and feature log of a build into Iceberg, before anyone is served them.
 
 ``raw.lists`` and ``raw.feature_log`` close the loop: outcomes join the lists,
-and the ranker learns from the very values it scored with.
+and the ranker learns from the very values it scored with. What the log holds of
+an item is the same for all lists of a build: ``raw.feature_log_items`` has it once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pyiceberg.table import Table
 
 from feedloop.contracts.builds import (
     FEATURE_LOG_FILE,
+    FEATURE_LOG_ITEMS_FILE,
     LISTS,
     LISTS_FILE,
     read_part,
@@ -31,24 +33,34 @@ from loaders.iceberg import (
     open_catalog,
     open_table,
 )
+from loaders.retention import remove_days_before
 
 ROWS_A_FILE = 100_000
 ATTEMPTS = 5
-TABLES = {"lists": LISTS_FILE, "feature_log": FEATURE_LOG_FILE}
+TABLES = {
+    "lists": LISTS_FILE,
+    "feature_log": FEATURE_LOG_FILE,
+    "feature_log_items": FEATURE_LOG_ITEMS_FILE,
+}
+EXPIRING = ("feature_log", "feature_log_items")
 
 
 @dataclass(frozen=True)
 class PublishReport:
-    """Rows appended by table; 0 where the build was there already."""
+    """Rows appended by table (0 where the build was there already), and files of
+    the feature log that became too old."""
 
     lists: int
     feature_log: int
+    feature_log_items: int
+    expired_files: int
 
 
 def append_build(settings: Settings, builds_dir: Path, build_id: str) -> PublishReport:
-    """Append the lists and the feature log of a build, each once.
+    """Append the lists and the feature log of a build, each once, then let the
+    log's days go that are older than ``feature_log_days``.
 
-    Repeating it, also after a kill between the two, appends what is missing.
+    Repeating it, also after a kill in between, does what is missing.
     Raises ``BuildInvalid``, and ``Fenced`` where others keep committing first.
     """
     folder, manifest = read_part(builds_dir, build_id, LISTS)
@@ -58,7 +70,12 @@ def append_build(settings: Settings, builds_dir: Path, build_id: str) -> Publish
         name: _append(settings, catalog, name, folder / file, manifest.build_id)
         for name, file in TABLES.items()
     }
-    return PublishReport(**appended)
+    days = settings.feature_log_days
+    expired = sum(
+        remove_days_before(settings, catalog, name, manifest.as_of, days)
+        for name in EXPIRING
+    )
+    return PublishReport(**appended, expired_files=expired)
 
 
 def _append(
@@ -92,4 +109,4 @@ def _holds(table: Table, path: Path, build_id: str) -> bool:
         return False
     at = first["generated_at"][0].as_py().isoformat()
     wanted = f"generated_at = '{at}' and build_id = '{build_id}'"
-    return table.scan(wanted, selected_fields=("rec_id",), limit=1).count() > 0
+    return table.scan(wanted, selected_fields=("build_id",), limit=1).count() > 0

@@ -66,7 +66,7 @@
 {%- endmacro %}
 
 {% macro spark__array_part(array, place, length) -%}
-  slice({{ array }}, {{ place }}, {{ length }})
+  slice({{ array }}, cast({{ place }} as int), cast({{ length }} as int))
 {%- endmacro %}
 
 {% macro array_length(array) -%}

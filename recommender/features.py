@@ -16,12 +16,19 @@ from recommender.candidates import NO_RANK, SOURCES, Candidates
 from recommender.users import Users
 
 
+def width_before(build: Build) -> int:
+    """How many columns come before those of the candidate alone: the user's and
+    the item's, of which the same values stand in many rows."""
+    of_item: int = build.item_values.shape[1]
+    return len(build.spec.user_features) + of_item
+
+
 def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
     """The matrix (candidates, build.feature_names), float32, row-major."""
     row, item = candidates.row, candidates.item
     matrix = np.empty((len(row), len(build.feature_names)), np.float32)
     of_user = users.features.shape[1]
-    of_item = of_user + build.item_values.shape[1]
+    of_item = width_before(build)
     lengths = np.diff(candidates.offsets)
     matrix[:, :of_user] = np.repeat(users.features, lengths, axis=0)
     matrix[:, of_user:of_item] = build.item_values[item]

@@ -213,7 +213,8 @@ class ListKernel:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         items = pa.array(np.concatenate([chunk.items for chunk in chunks]))
         sources = pa.array(np.concatenate([chunk.sources for chunk in chunks]))
-        features = np.concatenate([chunk.features for chunk in chunks])
+        known = np.concatenate([chunk.user_values for chunk in chunks])
+        scored = np.concatenate([chunk.candidate_values for chunk in chunks])
 
         def floats(parts: list[Floats]) -> pa.ListArray:
             return lists_of(offsets, pa.array(np.concatenate(parts), pa.float32()))
@@ -227,9 +228,9 @@ class ListKernel:
                 floats([chunk.scores for chunk in chunks]),
                 lists_of(offsets, _SOURCE_NAMES.take(sources)),
                 floats([chunk.propensities for chunk in chunks]),
+                vectors(known),
                 lists_of(
-                    offsets * features.shape[1],
-                    pa.array(features.ravel(), pa.float32()),
+                    offsets * scored.shape[1], pa.array(scored.ravel(), pa.float32())
                 ),
             ],
             schema=LIST_COLUMNS,

@@ -12,7 +12,7 @@ from recommender.arrays import Floats, Ints, Keys
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
 from recommender.exploration import explore, floors
-from recommender.features import assemble
+from recommender.features import assemble, width_before
 from recommender.ranking import predict
 from recommender.rerank import choose, sort_candidates
 from recommender.users import Users
@@ -20,7 +20,8 @@ from recommender.users import Users
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of a chunk of users, ragged by ``lengths``; features by row.
+    """Lists of a chunk of users, ragged by ``lengths``; what is known of the
+    users (one row each) and of the candidates (one row an item) apart.
     ``sources``: places in SOURCES, one beyond the last for exploration."""
 
     lengths: Ints
@@ -28,7 +29,8 @@ class Ranked:
     scores: Floats
     sources: Ints
     propensities: Floats
-    features: Floats
+    user_values: Floats
+    candidate_values: Floats
 
 
 def rank(
@@ -66,5 +68,6 @@ def rank(
         scores=scores[at],
         sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
         propensities=propensities[filled],
-        features=features[at],
+        user_values=users.features,
+        candidate_values=features[at, width_before(build) :],
     )

@@ -19,8 +19,14 @@ import pyarrow.parquet as pq
 
 from feedloop.contracts import builds
 from feedloop.contracts.kernel import LIST_COLUMNS
-from feedloop.contracts.lists import FEATURE_LOG_SCHEMA, LISTS_SCHEMA, BuildId
+from feedloop.contracts.lists import (
+    FEATURE_LOG_ITEMS_SCHEMA,
+    FEATURE_LOG_SCHEMA,
+    LISTS_SCHEMA,
+    BuildId,
+)
 from feedloop.contracts.seeds import Feature, Surface
+from recommender.arrays import vectors as float_lists
 from recommender.build import (
     candidate_features,
     model_version_of,
@@ -335,6 +341,20 @@ def score(
     return pa.RecordBatchReader.from_batches(LIST_COLUMNS, stream())
 
 
+def feature_log_items(builds_dir: Path, build_id: str) -> pa.Table:
+    """What a build knows of every item that its lists may hold
+    (FEATURE_LOG_ITEMS_SCHEMA): the part of a feature row that lists share."""
+    build = open_model(builds_dir, build_id)
+    active = build.active_count
+    columns = [
+        pa.repeat(pa.scalar(build_id), active),
+        pa.repeat(pa.scalar(build.manifest.as_of, pa.timestamp("us", "UTC")), active),
+        build.item_ids.slice(0, active),
+        float_lists(build.item_values[:active]),
+    ]
+    return pa.table(columns, schema=FEATURE_LOG_ITEMS_SCHEMA)
+
+
 PUBLICATION_SCHEMA = pa.schema(
     [
         pa.field("build_id", pa.string()),
@@ -385,6 +405,7 @@ def publish(
 CONTRACTS = {
     builds.LISTS_FILE: LISTS_SCHEMA,
     builds.FEATURE_LOG_FILE: FEATURE_LOG_SCHEMA,
+    builds.FEATURE_LOG_ITEMS_FILE: FEATURE_LOG_ITEMS_SCHEMA,
 }
 
 

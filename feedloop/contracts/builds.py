@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 # the files of the part LISTS
 LISTS_FILE = "lists.parquet"
 FEATURE_LOG_FILE = "feature_log.parquet"
+FEATURE_LOG_ITEMS_FILE = "feature_log_items.parquet"
 USER_FEATURES_FILE = "user_features.parquet"
 ITEM_FEATURES_FILE = "item_features.parquet"
 

@@ -44,12 +44,24 @@ FEATURE_LOG_SCHEMA = pa.schema(
         pa.field("build_id", pa.string(), nullable=False),
         pa.field("generated_at", pa.timestamp("us", "UTC"), nullable=False),
         pa.field("feature_names", pa.list_(pa.string())),
-        pa.field("item_ids", pa.list_(pa.string())),
-        pa.field("feature_values", pa.list_(pa.float32())),
+        pa.field("user_values", pa.list_(pa.float32())),
+        pa.field("candidate_values", pa.list_(pa.float32())),
     ]
 )
-"""One row a list. ``feature_values`` is row-major, ``len(item_ids)`` by
-``len(feature_names)``: exactly what the ranker was given."""
+"""One row a list: with FEATURE_LOG_ITEMS_SCHEMA exactly what the ranker was given.
+In the order of ``feature_names`` an item has the list's ``user_values``, the values
+that its build had for the item, and its own row of ``candidate_values`` (row-major,
+one row an item of the list in ``LISTS_SCHEMA``, in its order)."""
+
+FEATURE_LOG_ITEMS_SCHEMA = pa.schema(
+    [
+        pa.field("build_id", pa.string(), nullable=False),
+        pa.field("generated_at", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("item_values", pa.list_(pa.float32())),
+    ]
+)
+"""One row a build and item that its lists may hold."""
 
 
 def rec_id(user_id: str, surface: str, build_id: str) -> str:

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from feedloop.contracts.lists import FEATURE_LOG_SCHEMA, LISTS_SCHEMA
+from feedloop.contracts.lists import (
+    FEATURE_LOG_ITEMS_SCHEMA,
+    FEATURE_LOG_SCHEMA,
+    LISTS_SCHEMA,
+)
 from feedloop.contracts.log import EVENTS, ITEMS, USERS
 
 DEAD_LETTERS, ACCEPTED_LOSSES = "dead_letters", "accepted_losses"
@@ -132,11 +136,12 @@ RAW_TABLES = {
         RawTable(DEAD_LETTERS, DEAD_LETTERS_SCHEMA, "ingested_at", ("ingested_at",)),
         RawTable(ACCEPTED_LOSSES, ACCEPTED_LOSSES_SCHEMA, None, ("accepted_at",)),
         RawTable("lists", LISTS_SCHEMA, "generated_at", _by_list),
+        RawTable("feature_log", FEATURE_LOG_SCHEMA, "generated_at", _by_list),
         RawTable(
-            "feature_log",
-            FEATURE_LOG_SCHEMA,
+            "feature_log_items",
+            FEATURE_LOG_ITEMS_SCHEMA,
             "generated_at",
-            _by_list,
+            ("generated_at", "build_id", "item_id"),
         ),
     )
 }

@@ -13,7 +13,7 @@ select
     build.build_id,
     build.as_of as generated_at,
     build.feature_names,
-    scored_lists.item_ids,
-    scored_lists.feature_values
+    scored_lists.user_values,
+    scored_lists.candidate_values
 from scored_lists
 cross join build

@@ -10,8 +10,8 @@ renamed as (
         build_id,
         generated_at,
         feature_names,
-        item_ids,
-        feature_values
+        user_values,
+        candidate_values
     from source
 )
 

@@ -10,6 +10,7 @@ def model(dbt, session):
     files = {
         builds.LISTS_FILE: dbt.ref("rec_lists"),
         builds.FEATURE_LOG_FILE: dbt.ref("rec_feature_log"),
+        builds.FEATURE_LOG_ITEMS_FILE: dbt.ref("rec_feature_log_items"),
         builds.USER_FEATURES_FILE: dbt.ref("feat_users").sort("user_id"),
         builds.ITEM_FEATURES_FILE: dbt.ref("feat_items").sort("item_id"),
     }

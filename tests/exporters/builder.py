@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from feedloop.contracts import builds
 from feedloop.contracts.lists import (
     COLD_USER,
+    FEATURE_LOG_ITEMS_SCHEMA,
     FEATURE_LOG_SCHEMA,
     LISTS_SCHEMA,
     BuildId,
@@ -74,6 +75,7 @@ def write_build(
     tables = {
         builds.LISTS_FILE: pa.Table.from_pylist(rows, LISTS_SCHEMA),
         builds.FEATURE_LOG_FILE: FEATURE_LOG_SCHEMA.empty_table(),
+        builds.FEATURE_LOG_ITEMS_FILE: FEATURE_LOG_ITEMS_SCHEMA.empty_table(),
         builds.USER_FEATURES_FILE: features_table("user", users, as_of),
         builds.ITEM_FEATURES_FILE: features_table("item", items, as_of),
     }

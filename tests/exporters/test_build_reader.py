@@ -14,6 +14,7 @@ from exporters.build_reader import BATCH_ROWS, BuildReader
 from feedloop.contracts import builds
 from feedloop.contracts.lists import (
     COLD_USER,
+    FEATURE_LOG_ITEMS_SCHEMA,
     FEATURE_LOG_SCHEMA,
     LISTS_SCHEMA,
     BuildId,
@@ -59,6 +60,7 @@ def tables(lists: list[dict[str, Any]]) -> Tables:
     return {
         builds.LISTS_FILE: pa.Table.from_pylist(lists, LISTS_SCHEMA),
         builds.FEATURE_LOG_FILE: FEATURE_LOG_SCHEMA.empty_table(),
+        builds.FEATURE_LOG_ITEMS_FILE: FEATURE_LOG_ITEMS_SCHEMA.empty_table(),
         builds.USER_FEATURES_FILE: features_table("user", [{"user_id": "u1"}], AS_OF),
         builds.ITEM_FEATURES_FILE: features_table("item", [{"item_id": "a"}], AS_OF),
     }

@@ -47,7 +47,7 @@ def test_every_raw_table_is_compacted(
         log.append("t1.users", [Message("u", msgspec.json.encode(user), NOW)])
         log.append("t1.events", [Message("k", b"\xff bad", NOW)])
         load_all(settings, clock)
-    for name in ("lists", "feature_log"):
+    for name in ("lists", "feature_log", "feature_log_items"):
         schema = RAW_TABLES[name].schema
         for number in range(5):
             row = {
@@ -58,7 +58,7 @@ def test_every_raw_table_is_compacted(
                 for field in schema
             }
             if name == "feature_log":
-                row["feature_values"] = [0.5, float(number)]
+                row["candidate_values"] = [0.5, float(number)]
             pending = FencedAppend(open_table(catalog, settings, name))
             pending.add(pa.Table.from_pylist([row], schema=schema))
             pending.commit(OffsetsKept())

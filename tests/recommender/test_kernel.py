@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +69,16 @@ def lists_of(kernel: Kernel, users: pa.RecordBatch) -> pa.RecordBatch:
     return kernel.lists(users, "home")
 
 
+def scored_with(build: Build, row: dict[str, Any]) -> list[list[float]]:
+    """The feature rows of a list's items, put together as LIST_COLUMNS says."""
+    items = build.ordinals(pa.array(row["item_ids"]))
+    own = np.reshape(row["candidate_values"], (len(items), -1))
+    return [
+        [*row["user_values"], *build.item_values[item].tolist(), *values.tolist()]
+        for item, values in zip(items, own, strict=True)
+    ]
+
+
 def test_lists_keep_the_contract(world: tuple[Build, pa.RecordBatch]) -> None:
     build, users = world
     found = lists_of(ListKernel(build), users)
@@ -81,7 +92,9 @@ def test_lists_keep_the_contract(world: tuple[Build, pa.RecordBatch]) -> None:
         assert len(row["item_ids"]) == HOME.list_length
         for name in ("scores", "sources", "propensities"):
             assert len(row[name]) == len(row["item_ids"])
-        assert len(row["feature_values"]) == width * len(row["item_ids"])
+        assert len(row["user_values"]) == len(build.spec.user_features)
+        own = width - len(row["user_values"]) - build.item_values.shape[1]
+        assert len(row["candidate_values"]) == own * len(row["item_ids"])
 
 
 def test_logged_features_are_what_the_ranker_was_given(
@@ -89,8 +102,8 @@ def test_logged_features_are_what_the_ranker_was_given(
 ) -> None:
     build, users = world
     found = lists_of(ListKernel(build), users)
-    values = found["feature_values"].flatten().to_numpy()
-    again = build.ranker.inplace_predict(values.reshape(-1, len(build.feature_names)))
+    rows = [values for row in found.to_pylist() for values in scored_with(build, row)]
+    again = build.ranker.inplace_predict(np.array(rows, np.float32))
     assert (again == found["scores"].flatten().to_numpy()).all()
 
 
@@ -365,9 +378,9 @@ def test_training_rows_are_the_kernels_own_candidates(
     # scored with the same features as in the list
     width = len(build.feature_names)
     features, _ = matrix(column(found, "feature_values", VECTOR), width)
-    shown = np.reshape(retrieved["feature_values"], (-1, width)).astype(np.float32)
+    shown = scored_with(build, retrieved)
     at = found["item_id"].to_pylist().index(retrieved["item_ids"][0])
-    assert (features[at] == shown[0]).all()
+    assert features[at].tolist() == shown[0]
 
 
 def test_negatives_are_a_bounded_seeded_sample(tmp_path: Path) -> None:

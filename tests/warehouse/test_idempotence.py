@@ -23,6 +23,7 @@ import pytest
 
 from feedloop.contracts import builds
 from feedloop.contracts.lists import (
+    FEATURE_LOG_ITEMS_SCHEMA,
     FEATURE_LOG_SCHEMA,
     LISTS_SCHEMA,
     RequestSigner,
@@ -143,16 +144,24 @@ def publish(project: Project, build_id: str) -> None:
             "expires_at": SECOND,
         }
         lists.append(both | row)
-        values = [float(person * place) for place in range(2 * LENGTH)]
-        scored = {"feature_names": ["a", "b"], "item_ids": listed(person)}
-        log.append(both | scored | {"feature_values": values})
+        scored = {
+            "feature_names": ["of_user", "of_item", "of_both"],
+            "user_values": [float(person)],
+            "candidate_values": [float(person * place) for place in range(LENGTH)],
+        }
+        log.append(both | scored)
+    of_build = {"build_id": build_id, "generated_at": END}
+    items = [
+        of_build | {"item_id": f"i{number:03}", "item_values": [number / 7]}
+        for number in range(ITEMS)
+    ]
     manifest = builds.Manifest(
         format=builds.FORMAT,
         build_id=build_id,
         model_version=build_id.partition("@")[0],
         as_of=END,
         surfaces=["homepage"],
-        feature_names=["a", "b"],
+        feature_names=["of_user", "of_item", "of_both"],
         categories=[],
         counts={},
     )
@@ -161,6 +170,7 @@ def publish(project: Project, build_id: str) -> None:
         for name, rows, schema in (
             (builds.LISTS_FILE, lists, LISTS_SCHEMA),
             (builds.FEATURE_LOG_FILE, log, FEATURE_LOG_SCHEMA),
+            (builds.FEATURE_LOG_ITEMS_FILE, items, FEATURE_LOG_ITEMS_SCHEMA),
         ):
             pq.write_table(pa.Table.from_pylist(rows, schema), part / name)
     append_build(project.settings, folder, build_id)

@@ -84,14 +84,22 @@ def test_every_impression_teaches_what_it_was_scored_with(two_nights: Project) -
     found = examples(two_nights)
     assert len(found) == PEOPLE * SHOWN
     assert sum(label for *_, label, _, _, _, _ in found) == PEOPLE
-    logged = {
-        (rec_id, item): (names, values[at * len(names) : (at + 1) * len(names)])
-        for rec_id, items, names, values in two_nights.query(
-            "select rec_id, item_ids, feature_names, feature_values "
-            "from stg_feature_log"
+    of_item = {
+        (build_id, item): values
+        for build_id, item, values in two_nights.query(
+            "select build_id, item_id, item_values from stg_feature_log_items"
         )
-        for at, item in enumerate(items)
     }
+    logged = {}
+    for rec_id, build_id, items, names, of_user, own in two_nights.query(
+        "select rec_id, build_id, item_ids, feature_names, user_values, "
+        "candidate_values from stg_feature_log inner join stg_lists "
+        "using (rec_id, build_id)"
+    ):
+        width = len(own) // len(items)
+        for at, item in enumerate(items):
+            values = own[at * width : (at + 1) * width]
+            logged[rec_id, item] = names, of_user + of_item[build_id, item] + values
     for group_id, item_id, _, _, names, values, available_at, shown_at in found:
         assert (names, values) == logged[group_id.partition("/")[0], item_id]
         assert available_at == END < shown_at

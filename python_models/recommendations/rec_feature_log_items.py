@@ -1,0 +1,12 @@
+from feedloop import frames
+from feedloop.settings import from_environment
+from recommender import stages
+
+
+def model(dbt, session):
+    dbt.config(materialized="table")
+    build = frames.only_row(dbt.ref("rec_build"))
+    builds_dir = from_environment().builds_dir
+    return frames.frame(
+        session, stages.feature_log_items(builds_dir, build["build_id"])
+    )
