@@ -68,7 +68,10 @@ clean: ## Remove everything made here but data (.feedloop)
 # One environment: the tests' requirements are the demo's and more, with the
 # same pins, so that neither installs over the other. The files name everything,
 # and pip would look for hashes of `name[extra]` where they have `name`.
-install = $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r $(1) \
+# uv compiles only when told to, and where Python may not write what it compiled
+# every process would compile anew what it imports: seconds, each time.
+install = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python \
+	--require-hashes -r $(1) \
 	|| $(BIN)/python -m pip install --no-deps --require-hashes -r $(1)
 
 $(VENV)/%.stamp: requirements/%.txt $(VENV)/ready.stamp pyproject.toml

@@ -6,12 +6,13 @@ from feedloop.clock import Clock
 from feedloop.contracts.log import EVENTS, STREAMS, EventLog
 from feedloop.settings import Settings
 from loaders.file_log import FileLog
-from loaders.kafka_log import KafkaLog
 
 
 def open_log(settings: Settings, clock: Clock) -> EventLog:
     """The log; it connects when it is first used."""
     if settings.log == "kafka":
+        from loaders.kafka_log import KafkaLog  # a tenth of a start without Kafka
+
         return KafkaLog(settings.kafka_bootstrap, settings.log_partitions, clock)
     return FileLog(settings.log_dir, settings.log_partitions, clock)
 

@@ -28,7 +28,9 @@ def environment(name: str) -> Path:
         run_command(
             [
                 *(sys.executable, "-m", "uv", "pip", "install", "--quiet"),
-                *("--python", python, "--require-hashes", "-r", requirements),
+                # as ours is: else each start would compile what it imports
+                *("--compile-bytecode", "--python", python),
+                *("--require-hashes", "-r", requirements),
             ]
         )
         (folder / "ready").touch()
