@@ -105,7 +105,8 @@
 {%- endmacro %}
 
 {% macro spark__explode(array, alias, name) -%}
-  lateral view explode({{ array }}) {{ alias }} as {{ name }}
+  {#- `lateral view` can't stand before a join -#}
+  cross join lateral explode({{ array }}) as {{ alias }}({{ name }})
 {%- endmacro %}
 
 {#- As `explode`, with the element's ascending place. -#}
@@ -124,7 +125,7 @@
 {%- endmacro %}
 
 {% macro spark__explode_with_place(array, alias, place, name) -%}
-  lateral view posexplode({{ array }}) {{ alias }} as {{ place }}, {{ name }}
+  cross join lateral posexplode({{ array }}) as {{ alias }}({{ place }}, {{ name }})
 {%- endmacro %}
 
 {#- Columns as an array of floats, names as an array of strings. -#}
