@@ -25,7 +25,7 @@ from feedloop.contracts.lists import (
     LISTS_SCHEMA,
     BuildId,
 )
-from feedloop.contracts.seeds import Feature, Surface
+from feedloop.contracts.seeds import EventType, Feature, Surface
 from recommender.arrays import vectors as float_lists
 from recommender.build import (
     candidate_features,
@@ -40,10 +40,13 @@ from recommender.embeddings import (
     train_item_factors,
 )
 from recommender.examples import aligned
+from recommender.history import read_history
+from recommender.inner_split import split
 from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
+from recommender.trend import TrendParams, best_half_life
 
 SERVING, TRAINING = "serving", "training"
 
@@ -52,6 +55,13 @@ def of_purpose(table: pa.Table, purpose: str) -> pa.Table:
     """The rows of one purpose, without the column that names it."""
     rows = table.filter(pc.equal(table["purpose"], purpose))
     return rows.drop_columns("purpose")
+
+
+def serving_instant(instants: pa.Table) -> datetime:
+    """The ``as_of`` of the run."""
+    (row,) = of_purpose(instants, SERVING).to_pylist()
+    as_of: datetime = row["as_of"]
+    return as_of
 
 
 def is_due(
@@ -65,6 +75,46 @@ def is_due(
     if previous["recipe"][0].as_py() != recipe or trained_at > as_of:
         return True
     return bool(as_of - trained_at >= timedelta(days=every_days))
+
+
+TREND_SCHEMA = pa.schema(
+    [
+        pa.field("half_life_hours", pa.float64()),
+        pa.field("recall", pa.string()),
+        pa.field("trained_at", pa.timestamp("us", "UTC")),
+        pa.field("recipe", pa.string()),
+    ]
+)
+
+
+def trend(
+    instants: pa.Table,
+    engagements: pa.Table,
+    event_types: Mapping[str, EventType],
+    params: TrendParams,
+    previous: pa.Table | None,
+    every_days: int,
+) -> pa.Table:
+    """How fast trends fade, as a table of one row; the previous one while not
+    due.
+
+    ``engagements``: user_id, item_id, event_type, occurred_at, up to the run's
+    instant, in a given order.
+    """
+    as_of = serving_instant(instants)
+    recipe = repr(params)
+    if previous is not None and not is_due(previous, recipe, as_of, every_days):
+        return previous
+    history = read_history(engagements, event_types)
+    inner = split(history, params.label_share, params.most_labels)
+    chosen = best_half_life(inner, params.among, params.half_life_hours)
+    row = {
+        "half_life_hours": chosen.half_life_hours,
+        "recall": json.dumps(chosen.recall),
+        "trained_at": as_of,
+        "recipe": recipe,
+    }
+    return pa.Table.from_pylist([row], TREND_SCHEMA)
 
 
 def item_factors(
@@ -272,9 +322,7 @@ def ranker(
 ) -> pa.Table:
     """The ranker as a table of one row, the previous one while not due, or no
     row where there is nothing to learn from."""
-    (as_of,) = (
-        row["as_of"] for row in instants.to_pylist() if row["purpose"] == SERVING
-    )
+    as_of = serving_instant(instants)
     names = candidate_features(features)
     recipe = f"{params!r} seed={seed} {' '.join(names)}"
     if previous is not None and not is_due(previous, recipe, as_of, every_days):

@@ -9,12 +9,11 @@ fitted again on the whole log.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -29,14 +28,12 @@ from recommender.arrays import (
     Ints,
     column,
     ids,
-    places_in,
     positions,
     vectors,
 )
 from recommender.build import Build, candidate_features, open_model, ranked_features
 from recommender.embeddings import AlsParams, fold_in_users, train_item_factors
 from recommender.history import (
-    EPOCH,
     INSTANT,
     History,
     affinities,
@@ -49,17 +46,15 @@ from recommender.history import (
     user_items,
     user_values,
 )
+from recommender.inner_split import Split, split
 from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, best_blend, train_ranker
+from recommender.trend import HALF_LIVES_HOURS, best_half_life
 
 STRINGS = pa.list_(pa.string())
 MOST_CONSUMED = 1 << 20
-MORE_RECENT = 1.2
-TREND_HALF_LIVES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 12.0, 48.0, 336.0)
-"""Hours: from news, which is old by the evening, to what lasts for weeks."""
-TREND_LISTED, TREND_WINDOW = 20, 300
 BLEND_WEIGHTS = (0.25, 0.0, 1.0, 4.0, 16.0)
 """Tried for what trends and for what is popular, the default first: from lists
 by taste alone to lists that are almost the same for everyone."""
@@ -86,16 +81,6 @@ class Recipe:
     recent_items: int = 50
     seed: int = 0
     threads: int = 0
-
-
-@dataclass(frozen=True)
-class Split:
-    """``before``: what the stages may learn from, up to ``as_of``. ``after``:
-    the labels. Codes are those of the history that was split."""
-
-    before: History
-    after: History
-    as_of: datetime
 
 
 @dataclass(frozen=True)
@@ -208,59 +193,6 @@ def _known(table: pa.Table, name: str, kind: pa.DataType, at: Ints) -> pa.Array:
     return _of(column(table, name, kind), at)
 
 
-def split(
-    history: History,
-    label_share: float,
-    most_labels: int,
-    served: Bools | None = None,
-) -> Split:
-    """The newest ``label_share`` of the pairs of a user and an item as labels
-    (after one instant: ``most_labels`` at most), all that is known of a pair on
-    the same side.
-
-    After one instant for everyone, as lists are made, or each person's last.
-    The latter where there are no times, and where the ``served`` (by user
-    code; None: everyone) are no more recent than people at large: then what is
-    asked for is not what comes after the log's end, but how each one's own
-    history goes on.
-    """
-    newest, offsets = history.pairs()
-    pair_of = _pair_of_each(history, newest)
-    if history.timed and _follow_the_log(history, label_share, served):
-        first = np.full(len(newest), np.iinfo(np.int64).max)
-        np.minimum.at(first, pair_of, history.at)
-        labels = min(math.ceil(len(first) * label_share), most_labels)
-        at = np.sort(first)[-labels]
-        before, after = history.at < at, (first >= at)[pair_of]
-        as_of = EPOCH + timedelta(microseconds=int(at))
-    else:
-        count = np.diff(offsets)
-        held = np.where(count > 1, np.ceil(label_share * count), 0)
-        after = (places_in(offsets) < np.repeat(held, count))[pair_of]
-        before = ~after
-        as_of = history.as_of
-    return Split(history.only(before), history.only(after), as_of)
-
-
-def _pair_of_each(history: History, newest: Ints) -> Ints:
-    """For each interaction the place of its pair in ``newest``."""
-    width = max(len(history.item_ids), 1)
-    key = history.user * width + history.item
-    order = np.argsort(key[newest])
-    found: Ints = order[np.searchsorted(key[newest][order], key)]
-    return found
-
-
-def _follow_the_log(history: History, label_share: float, served: Bools | None) -> bool:
-    """Whether the ``served`` were here lately more often than people at large."""
-    if served is None or len(history) == 0:
-        return True
-    late = history.at[int(len(history) * (1 - label_share))]
-    recent = np.zeros(len(history.user_ids), np.bool_)
-    recent[history.user[history.at >= late]] = True
-    return bool(recent[served].mean() > MORE_RECENT * recent.mean())
-
-
 @contextmanager
 def fitted(
     history: History,
@@ -367,33 +299,9 @@ def held_out(history: History, recipe: Recipe, served: pa.Array | None = None) -
 
 
 def with_trend(inner: Split, recipe: Recipe) -> Recipe:
-    """The recipe with the half-life of TREND_HALF_LIVES under which the
-    trending items were most often what came next (recall at 20)."""
-    if not inner.before.timed or len(inner.after) == 0:
-        return recipe
-    found = {hours: _trend_recall(inner, hours) for hours in TREND_HALF_LIVES}
-    return replace(recipe, trend_half_life_hours=max(found, key=found.__getitem__))
-
-
-def _trend_recall(inner: Split, half_life_hours: float) -> float:
-    """Share of the labels among the trending items that a user didn't have."""
-    before, after = inner.before, inner.after
-    items = len(before.item_ids)
-    hot = item_values(before, inner.as_of, items, half_life_hours)["item_trending"]
-    first = np.argsort(-hot, kind="stable")[:TREND_WINDOW]
-    users, row = np.unique(after.user, return_inverse=True)
-    place = np.full(items, -1)
-    place[first] = np.arange(len(first))
-    row_of = np.full(len(before.user_ids), -1)
-    row_of[users] = np.arange(len(users))
-    theirs = (row_of[before.user] >= 0) & (place[before.item] >= 0)
-    fresh = np.ones((len(users), len(first)), np.bool_)
-    fresh[row_of[before.user[theirs]], place[before.item[theirs]]] = False
-    listed = fresh & (np.cumsum(fresh, axis=1) <= TREND_LISTED)
-    at = place[after.item]
-    hit = (at >= 0) & listed[row, at]
-    labels = np.bincount(row)
-    return float(np.mean(np.bincount(row, hit) / labels))
+    """The recipe with the half-life that the inner split speaks for."""
+    chosen = best_half_life(inner, HALF_LIVES_HOURS, recipe.trend_half_life_hours)
+    return replace(recipe, trend_half_life_hours=chosen.half_life_hours)
 
 
 def labelled_candidates(inner: Split, items: pa.Table, recipe: Recipe) -> pa.Table:

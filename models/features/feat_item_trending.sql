@@ -8,6 +8,10 @@ instants as (
     select * from {{ ref('int_as_of') }}
 ),
 
+trend as (
+    select * from {{ ref('int_trend') }}
+),
+
 recent as (
     select
         instants.purpose,
@@ -17,7 +21,7 @@ recent as (
             'events.weight',
             'events.occurred_at',
             'instants.as_of',
-            var('trend_half_life_hours') ~ ' * 3600',
+            'trend.half_life_hours * 3600',
         ) }} as item_trending,
         {{ decayed_millionths(
             'events.weight',
@@ -33,6 +37,7 @@ recent as (
         ) }} as item_trending_10m
     from instants
     inner join events on instants.as_of >= events.occurred_at
+    cross join trend
     where
         events.occurred_at
         > {{ days_before('instants.as_of', var('trend_days')) }}

@@ -54,7 +54,10 @@ training as (
     where
         logged.impressions < {{ var('min_logged_impressions') }}
         and labels.place
-        <= labels.total * (1 - {{ var('training_label_share') }})
+        <= labels.total - least(
+            labels.total * {{ var('training_label_share') }},
+            {{ var('training_labels') }}
+        )
 ),
 
 instants as (
