@@ -14,6 +14,7 @@
               'user_sessions_7d',
               'user_hours_since_engaged',
           ],
+          'feat_user_confidence': ['user_is_little_known'],
           'feat_user_category_affinity': ['user_category_affinity'],
       },
       'item': {

@@ -218,7 +218,9 @@ def first_seen(history: History, items: int) -> Ints:
     return found
 
 
-def user_values(history: History, as_of: datetime) -> dict[str, Doubles]:
+def user_values(
+    history: History, as_of: datetime, sure_from_items: int
+) -> dict[str, Doubles]:
     """Ranked user features by name, one value a user code."""
     age, users = history.ages_days(as_of), len(history.user_ids)
     recent = age < 30
@@ -227,7 +229,9 @@ def user_values(history: History, as_of: datetime) -> dict[str, Doubles]:
         np.stack([history.user[recent], day]), axis=1, return_index=True
     )
     days = np.bincount(history.user[recent][first], minlength=users)
+    _, offsets = history.pairs()
     return {
+        "user_is_little_known": (np.diff(offsets) < sure_from_items).astype(float),
         "user_events_7d": np.bincount(history.user, age < 7, users).astype(float),
         "user_active_days_30d": days.astype(float),
     }

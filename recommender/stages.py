@@ -26,6 +26,7 @@ from feedloop.contracts.lists import (
     BuildId,
 )
 from feedloop.contracts.seeds import EventType, Feature, Surface
+from recommender import priors
 from recommender.arrays import vectors as float_lists
 from recommender.build import (
     candidate_features,
@@ -199,6 +200,27 @@ def user_vectors(
             mapped=theirs.filter(theirs["is_cold"]),
         )
         parts.append(_labelled(folded, purpose, as_of=row["as_of"]))
+    return pa.concat_tables(parts)
+
+
+def user_priors(
+    instants: pa.Table, people: pa.Table, vectors: pa.Table, segments: pa.Table
+) -> pa.Table:
+    """What alike people like, for everyone without a vector of their own.
+
+    ``people``: purpose and the columns of ``priors.user_priors``. ``vectors``:
+    of ``user_vectors``. ``segments``: purpose, segment, people, vector. Returns
+    purpose, user_id, vector, category_affinity, as_of.
+    """
+    parts = []
+    for row in instants.to_pylist():
+        purpose = row["purpose"]
+        prior = priors.user_priors(
+            of_purpose(people, purpose),
+            of_purpose(vectors, purpose),
+            of_purpose(segments, purpose),
+        )
+        parts.append(_labelled(prior, purpose, as_of=row["as_of"]))
     return pa.concat_tables(parts)
 
 

@@ -127,7 +127,7 @@ class Fitted:
             "recent_items": _of(item_lists(theirs, self.recipe.recent_items), code),
             "consumed_items": _of(item_lists(theirs, MOST_CONSUMED), code),
         }
-        values = user_values(theirs, self.as_of)
+        values = user_values(theirs, self.as_of, build.params.sure_from_items)
         for name, default in build.spec.user_features.items():
             found = values.get(name)
             columns[name] = (

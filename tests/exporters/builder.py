@@ -32,6 +32,7 @@ _FEATURE_TYPES = {
     "user_dwell_7d_ms": pa.float64(),
     "user_sessions_7d": pa.float64(),
     "user_hours_since_engaged": pa.float64(),
+    "user_is_little_known": pa.float64(),
     "user_category_affinity": pa.list_(pa.float64()),
     "item_trending": pa.float64(),
     "item_trending_1h": pa.float64(),

@@ -88,7 +88,8 @@ def test_windows_and_trend_end_at_the_instant() -> None:
 
 def test_user_values_count_events_and_days() -> None:
     found = history([("u", "a", 1), ("u", "b", 1.1), ("u", "c", 9), ("v", "a", 40)])
-    values = user_values(found, NOW)
+    values = user_values(found, NOW, 2)
+    assert values["user_is_little_known"].tolist() == [0, 1]
     assert values["user_events_7d"].tolist() == [2, 0]
     assert values["user_active_days_30d"].tolist() == [3, 0]
 

@@ -19,6 +19,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 14
 END = START + timedelta(days=DAYS)
 CATEGORIES = ("even", "odd")
+COUNTRIES = ("EV", "OD")
 
 
 def item(number: int, *, active: bool = True) -> dict[str, Any]:
@@ -33,7 +34,12 @@ def item(number: int, *, active: bool = True) -> dict[str, Any]:
 
 
 def user(number: int) -> dict[str, Any]:
-    return {"user_id": f"u{number:03}", "created_at": START.isoformat()}
+    """Their country tells their parity."""
+    return {
+        "user_id": f"u{number:03}",
+        "created_at": START.isoformat(),
+        "country": COUNTRIES[number % 2],
+    }
 
 
 def left_out(person: int, number: int) -> bool:
