@@ -89,9 +89,10 @@ def filled_topic(folder: Path, events: int) -> Iterator[_Topic]:
 # --- the sides ---------------------------------------------------------------
 
 
-def scheduled(topic: _Topic, home: Path) -> Usage:
+def scheduled(topic: _Topic, home: Path, readers: int = 1) -> Usage:
     """``feedloop load``, the process's start included."""
-    environ = os.environ | to_environment(topic.at(home))
+    settings = msgspec.structs.replace(topic.at(home), load_readers=readers)
+    environ = os.environ | to_environment(settings)
     command = [sys.executable, "-m", "feedloop", "load", "--json"]
     usage, out = run_command(command, environ)
     _check(topic, sum(batch["rows"] for batch in msgspec.json.decode(out)))

@@ -13,6 +13,7 @@ FeedloopError                 one sentence that says what happened and what to d
 │   └── TopicRecreated        the topic is not the one the table was loaded from
 ├── LossNotAccepted           nobody said that records may be skipped
 ├── TablesUnavailable         they can't be read or written now; try again
+├── ReaderLost                a process that reads for the loader has ended; again
 ├── Fenced                    another loader committed first; nothing was written
 ├── OffsetHistoryExpired      the snapshot that held the offsets was expired
 ├── ReplayRefused             a window of the log can't go into that table
@@ -94,6 +95,10 @@ class LossNotAccepted(FeedloopError):
 
 
 class TablesUnavailable(FeedloopError):
+    pass
+
+
+class ReaderLost(FeedloopError):
     pass
 
 

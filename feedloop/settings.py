@@ -75,6 +75,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     load_max_events: Annotated[
         int, Meta(ge=1, description="most events in one commit of the loader")
     ] = 1_000_000
+    load_readers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="processes that read a large backlog for the loader; "
+            "0: one a core, four at most; 1: the loader reads by itself",
+        ),
+    ] = 0
+    load_readers_from: Annotated[
+        int,
+        Meta(ge=1, description="records waiting from which on such processes start"),
+    ] = 500_000
     max_clock_skew_s: Annotated[
         int, Meta(ge=0, description="how far ahead of the log's clock an event may be")
     ] = 3600

@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -109,10 +109,18 @@ class FileLog:
                 end={p: _end(self._path(topic, p)) for p in partitions},
             )
 
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
         with _errors_of(topic):
-            partitions = self._require(topic).partitions
-            paths = {p: self._path(topic, p) for p in range(partitions)}
+            partitions = range(self._require(topic).partitions)
+            paths = {
+                p: self._path(topic, p) for p in partitions if only is None or p in only
+            }
             ends = {p: _end(path) for p, path in paths.items()}
             records: list[Record] = []
             following: dict[int, int] = {}
@@ -120,7 +128,7 @@ class FileLog:
             # the limit to the others, so that none of them is starved.
             order = sorted(ends, key=lambda p: ends[p] - offsets.get(p, 0))
             for done, p in enumerate(order):
-                share = -((len(records) - limit) // (partitions - done))
+                share = -((len(records) - limit) // (len(order) - done))
                 start = offsets.get(p, 0)
                 _check_start(topic, p, paths[p], start, ends[p])
                 following[p] = start

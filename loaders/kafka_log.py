@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -88,16 +88,27 @@ class KafkaLog:
                 end={tp.partition: at for tp, at in end.items()},
             )
 
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
         with self._lock, self._errors_of(topic):
             found = self._describe(topic)
             if found is None:
                 raise UnknownTopicOrPartitionError(topic)
+            partitions = [
+                tp
+                for tp in _partitions_of(topic, found)
+                if only is None or tp.partition in only
+            ]
             consumer = self._consumer
             if self._reader is None:
                 self._reader = KafkaReader(consumer)
             try:
-                return self._reader.read(_partitions_of(topic, found), offsets, limit)
+                return self._reader.read(partitions, offsets, limit)
             except KafkaError:
                 # what it has fetched may be broken: the next read starts anew
                 self._reader = None

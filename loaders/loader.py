@@ -7,9 +7,8 @@ reads them from the table and not from the log.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,11 +18,10 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from feedloop.clock import Clock
-from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Records
+from feedloop.contracts.log import EVENTS, ITEMS, USERS, ReadableLog
 from feedloop.contracts.tables import DEAD_LETTERS
 from feedloop.errors import TablesUnavailable
 from feedloop.settings import Settings
-from loaders.decode import decoder
 from loaders.dedupe import Deduplicator
 from loaders.iceberg import (
     FencedAppend,
@@ -36,13 +34,11 @@ from loaders.iceberg import (
 )
 from loaders.log import open_log
 from loaders.losses import refuse
+from loaders.readers import Readers
+from loaders.reading import Offsets, PartReader, Reading
 
 # so that whoever reads the tables meanwhile finds an event's item and user
 CATALOGUE_FIRST = (ITEMS, USERS, EVENTS)
-READ_RECORDS = 50_000
-PART_RECORDS = 200_000
-
-Offsets = Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,29 @@ class _Progress:
     offsets: Offsets
     rows: int = 0
     dead: int = 0
+    newest: datetime | None = None
 
 
 class Loader:
-    """Loads one stream. The raw tables must exist (``ensure_tables``)."""
+    """Loads one stream. The raw tables must exist (``ensure_tables``).
+
+    It reads ``log`` by itself where it is given no ``reading``.
+    """
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, log: EventLog, stream: str
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        log: ReadableLog,
+        stream: str,
+        reading: Reading | None = None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._log = log
         self._stream = stream
         self._topic = settings.topic(stream)
-        self._decoder = decoder(stream, settings)
+        self._reading = reading or PartReader(settings, log, stream)
         horizon = timedelta(days=settings.dedupe_horizon_days)
         self._dedupe = Deduplicator(settings.dedupe_dir, horizon)
 
@@ -105,8 +110,8 @@ class Loader:
 
         Raises ``Fenced`` where another loader was faster, ``TopicRecreated``
         and ``OffsetsLost`` where going on would lose records, and
-        ``LogUnavailable`` or ``TablesUnavailable``. Whatever it raises, calling
-        it again is safe.
+        ``LogUnavailable``, ``ReaderLost`` or ``TablesUnavailable``. Whatever it
+        raises, calling it again is safe.
         """
         try:
             return self._load_once()
@@ -143,10 +148,12 @@ class Loader:
         append, dead_append = FencedAppend(table), FencedAppend(dead_table)
         read = _Progress(offsets)
         self._dedupe.begin()
-        for rows, dead, following in self._parts(offsets, load_seq):
+        most = self._settings.load_max_events
+        for rows, dead, following in self._reading.parts(offsets, load_seq, most):
             read.offsets = following
             read.rows += rows.num_rows
             read.dead += dead.num_rows
+            read.newest = _newest(read.newest, rows, dead)
             dead_append.add(_not_below(dead, told))
             self._store(append, table, rows)
         if not read.rows and not read.dead:
@@ -169,38 +176,11 @@ class Loader:
             offsets_from=offsets,
             offsets_to=read.offsets,
             load_seq=load_seq,
-            newest=_newest(rows, dead),
+            newest=read.newest,
         )
 
     def _open(self, name: str) -> Table:
         return open_table(self._catalog, self._settings, name)
-
-    def _parts(
-        self, offsets: Offsets, load_seq: int
-    ) -> Iterator[tuple[pa.Table, pa.Table, Offsets]]:
-        """Rows, dead letters, and the offsets after them."""
-        left = self._settings.load_max_events
-        while left > 0:
-            # an empty one, so that there is a schema where there are no records
-            decoded = [self._decoder.decode(Records.of([]), load_seq)]
-            room = min(left, PART_RECORDS)
-            left -= room
-            with _no_garbage_collection():
-                while room > 0:
-                    most = min(room, READ_RECORDS)
-                    batch = self._log.read(self._topic, offsets, most)
-                    offsets = batch.next_offsets
-                    if not len(batch):
-                        left = 0
-                        break
-                    for records in batch.parts:
-                        decoded.append(self._decoder.decode(records, load_seq))
-                    room -= len(batch)
-            yield (
-                pa.Table.from_batches([part.rows for part in decoded]),
-                pa.Table.from_batches([part.dead for part in decoded]),
-                offsets,
-            )
 
     def _store(self, append: FencedAppend, table: Table, rows: pa.Table) -> None:
         if self._stream == EVENTS:
@@ -229,29 +209,18 @@ def load_all(
     reports: list[LoadReport] = []
     with closing(open_log(settings, clock)) as log:
         for stream in CATALOGUE_FIRST:
-            for report in Loader(settings, catalog, log, stream).catch_up():
-                reports.append(report)
-                if on_batch is not None:
-                    on_batch(report)
+            with closing(Readers(settings, log, stream)) as readers:
+                loader = Loader(settings, catalog, log, stream, readers)
+                for report in loader.catch_up():
+                    reports.append(report)
+                    if on_batch is not None:
+                        on_batch(report)
     return reports
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Decoding makes millions of objects and no cycles; looking for cycles
-    among them takes a fifth of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _newest(*parts: pa.Table) -> datetime | None:
+def _newest(before: datetime | None, *parts: pa.Table) -> datetime | None:
     times = [pc.max(part["ingested_at"]).as_py() for part in parts if part.num_rows]
-    return max(times, default=None)
+    return max(times if before is None else [before, *times], default=None)
 
 
 def _furthest(end: Position, told: Position | None) -> Position:

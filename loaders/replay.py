@@ -9,7 +9,7 @@ its tables nor its offsets, and no consumer group is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import TableAlreadyExistsError
 from pyiceberg.table import Table
 
-from feedloop.contracts.log import Batch, EventLog, Message, Records, TopicState
+from feedloop.contracts.log import Batch, EventLog, ReadableLog, Records, TopicState
 from feedloop.contracts.tables import DEAD_LETTERS, RAW_TABLES
 from feedloop.errors import ReplayRefused
 from feedloop.settings import Settings
@@ -174,7 +174,7 @@ class _ReplayLoader(Loader):
         self,
         settings: Settings,
         catalog: Catalog,
-        log: EventLog,
+        log: ReadableLog,
         stream: str,
         replay: Replay,
     ) -> None:
@@ -190,7 +190,7 @@ class _ReplayLoader(Loader):
 class _WindowLog:
     """A log that begins and ends where the window does."""
 
-    def __init__(self, log: EventLog, window: Window) -> None:
+    def __init__(self, log: ReadableLog, window: Window) -> None:
         self._log = log
         self._window = window
 
@@ -198,22 +198,27 @@ class _WindowLog:
         window = self._window
         return TopicState(window.topic_id, window.begin, window.end)
 
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
         """Goes on to the next records where those it read lie behind the end."""
         ends = self._window.end
-        at = {p: offsets.get(p, begin) for p, begin in self._window.begin.items()}
+        at = {
+            p: offsets.get(p, begin)
+            for p, begin in self._window.begin.items()
+            if only is None or p in only
+        }
         while True:
-            state = self._log.state(topic)
-            log_ends = state.end if state is not None else {}
-            # Nothing is to be read where the window is behind, nor from
-            # partitions that it does not have.
-            wanted = dict(log_ends) | {p: n for p, n in at.items() if n < ends[p]}
-            batch = self._log.read(topic, wanted, limit)
+            behind = [p for p, offset in at.items() if offset < ends[p]]
+            if not behind:
+                return Batch([], at)
+            batch = self._log.read(topic, at, limit, behind)
             parts = [part for part in map(self._clipped, batch.parts) if len(part)]
-            moved = {
-                p: min(batch.next_offsets[p], ends[p]) if n < ends[p] else n
-                for p, n in at.items()
-            }
+            moved = at | {p: min(n, ends[p]) for p, n in batch.next_offsets.items()}
             if parts or moved == at:
                 return Batch(parts, moved)
             at = moved
@@ -233,18 +238,3 @@ class _WindowLog:
             [records.keys[n] for n in kept],
             [records.values[n] for n in kept],
         )
-
-    def create(self, topic: str, *, compacted: bool = False) -> None:
-        raise NotImplementedError("a window is only read")
-
-    def append(self, topic: str, messages: Sequence[Message]) -> None:
-        raise NotImplementedError("a window is only read")
-
-    def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:
-        return self._log.offsets_at(topic, at)
-
-    def waiting(self, topic: str, offsets: Mapping[int, int]) -> Mapping[int, int]:
-        return self._log.waiting(topic, offsets)
-
-    def close(self) -> None:
-        self._log.close()

@@ -7,7 +7,6 @@ many threads, it is the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -20,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from feedloop.contracts.kernel import LIST_COLUMNS
 from feedloop.contracts.lists import COLD_USER, rec_id
 from feedloop.contracts.seeds import Surface
+from feedloop.processes import usable_cores
 from recommender.arrays import (
     VECTOR,
     Bools,
@@ -74,7 +74,7 @@ class ListKernel:
     def __init__(self, build: Build, *, seed: int = 0, threads: int = 0) -> None:
         self.build = build
         self.seed = seed
-        self.threads = threads or _usable_cores()
+        self.threads = threads or usable_cores()
         self._libraries = ThreadpoolController()
         if build.ranker is not None:
             # chunks run beside each other, so each predicts on one thread
@@ -270,12 +270,6 @@ def rebatched(reader: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Record
             waiting, rows = [whole.slice(size)], rows - size
     if rows:
         yield pa.concat_batches(waiting)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _interleaved(build: Build, features: Floats) -> Floats:

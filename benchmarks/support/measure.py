@@ -7,6 +7,7 @@ import resource
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,14 @@ from feedloop.errors import StepFailed
 
 T = TypeVar("T")
 TOLD_BYTES = 3000
+SAMPLED_EVERY_S = 0.05
 
 
 @dataclass
 class Usage:
     """What something took. ``cpu_s``: user and system, children that it waited
-    for included. ``peak_rss_mb``: of the largest of its processes, 0 where it
-    was a part of this one."""
+    for included. ``peak_rss_mb``: of its processes together, 0 where it was a
+    part of this one."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -34,6 +36,36 @@ class Usage:
 def _cpu_s() -> float:
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _tree_rss_mb(pid: int) -> float:
+    """Resident memory of a process and of all that it started. Pages that they
+    share count for each."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [c for t in tasks for c in (t / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0  # it has ended
+    own = pages * resource.getpagesize() / 2**20
+    return own + sum(_tree_rss_mb(int(child)) for child in children)
+
+
+@contextmanager
+def _peak_rss(pid: int, usage: Usage) -> Iterator[None]:
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLED_EVERY_S):
+            usage.peak_rss_mb = max(usage.peak_rss_mb, _tree_rss_mb(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @contextmanager
@@ -64,10 +96,12 @@ def run_command(
             stderr=errors,
             env=None if environ is None else dict(environ),
         )
-        # wait4 tells what this child took, and no other one
-        _, status, usage = os.wait4(process.pid, 0)
+        found = Usage()
+        with _peak_rss(process.pid, found):
+            # wait4 tells what this child took, and no other one
+            _, status, usage = os.wait4(process.pid, 0)
+            found.wall_s = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.perf_counter() - start
         out.seek(0)
         text = out.read().decode(errors="replace")
         if process.returncode:
@@ -77,8 +111,9 @@ def run_command(
                 f"{' '.join(map(str, command))} exited with {process.returncode}: "
                 f"{told[-TOLD_BYTES:]}"
             )
-    cpu = usage.ru_utime + usage.ru_stime
-    return Usage(wall, cpu, usage.ru_maxrss / 1024), text
+    found.cpu_s = usage.ru_utime + usage.ru_stime
+    found.peak_rss_mb = max(found.peak_rss_mb, usage.ru_maxrss / 1024)
+    return found, text
 
 
 def in_turn(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

@@ -20,6 +20,7 @@ from feedloop.errors import (
     LogUnavailable,
     LossNotAccepted,
     MaintenanceFailed,
+    ReaderLost,
     TablesUnavailable,
 )
 from feedloop.settings import Settings, from_environment
@@ -155,7 +156,7 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
         while not stop.came:
             try:
                 load_all(settings, clock, on_batch=tell)
-            except (Fenced, LogUnavailable, TablesUnavailable) as error:
+            except (Fenced, LogUnavailable, ReaderLost, TablesUnavailable) as error:
                 log_event("load", "batch left out", reason=str(error))
             except _Stopped:
                 return

@@ -6,7 +6,7 @@ opaque increasing integer; the end offset is where the next record will stand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -113,8 +113,31 @@ class Batch:
         return list(chain.from_iterable(self.parts))
 
 
-class EventLog(Protocol):
-    """Raises ``LogUnavailable`` from every method when it can't be reached."""
+class ReadableLog(Protocol):
+    """What a loader needs of a log. Raises ``LogUnavailable`` from every method
+    when it can't be reached."""
+
+    def state(self, topic: str) -> TopicState | None:
+        """None where the topic doesn't exist."""
+        ...
+
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
+        """Up to ``limit`` committed records from ``offsets`` (absent: the
+        beginning) on, and no more than were there when it was called.
+
+        ``only`` are the partitions to read; None is all of them. The batch's
+        ``next_offsets`` has no others."""
+        ...
+
+
+class EventLog(ReadableLog, Protocol):
+    """The whole log."""
 
     def create(self, topic: str, *, compacted: bool = False) -> None:
         """Create ``topic`` where it doesn't exist yet."""
@@ -124,15 +147,6 @@ class EventLog(Protocol):
         """Return once every message is durable: in order within a key.
 
         Raises ``PartlyStored`` where only some of them are."""
-        ...
-
-    def state(self, topic: str) -> TopicState | None:
-        """None where the topic doesn't exist."""
-        ...
-
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        """Up to ``limit`` committed records from ``offsets`` (absent: the
-        beginning) on, and no more than were there when it was called."""
         ...
 
     def offsets_at(self, topic: str, at: datetime) -> Mapping[int, int]:

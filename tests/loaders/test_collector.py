@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -509,8 +509,14 @@ class GatedLog:
     def state(self, topic: str) -> TopicState | None:
         return self._log.state(topic)
 
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        return self._log.read(topic, offsets, limit)
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
+        return self._log.read(topic, offsets, limit, only)
 
     def close(self) -> None:
         self._log.close()

@@ -6,7 +6,7 @@ import multiprocessing
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -506,8 +506,14 @@ class Meanwhile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    def read(self, topic: str, offsets: Mapping[int, int], limit: int) -> Batch:
-        batch = self._log.read(topic, offsets, limit)
+    def read(
+        self,
+        topic: str,
+        offsets: Mapping[int, int],
+        limit: int,
+        only: Collection[int] | None = None,
+    ) -> Batch:
+        batch = self._log.read(topic, offsets, limit, only)
         for happens in self._happens:
             happens()
         return batch

@@ -6,10 +6,12 @@ that a quiet end is quiet. It returns how often it really happened.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,6 +74,17 @@ def killed(role: str) -> Act:
         return int(chance.choice(world.of(role)).kill())
 
     return act
+
+
+def reader_killed(world: World, chance: random.Random) -> int:
+    """A process that reads for a loader; there are some after a backlog."""
+    pids = [pid for service in world.of("loader") for pid in service.readers()]
+    if not pids:
+        return 0
+    with suppress(ProcessLookupError):
+        os.kill(chance.choice(pids), signal.SIGKILL)
+        return 1
+    return 0
 
 
 def frozen(role: str, most_s: float) -> Act:
@@ -244,6 +257,7 @@ def clock_jump(world: World, chance: random.Random) -> int:
 
 FAULTS = (
     Fault("SIGKILL of a loader", 10, killed("loader")),
+    Fault("SIGKILL of a process that reads for a loader", 5, reader_killed),
     Fault("SIGKILL of a collector", 4, killed("collector")),
     Fault("SIGKILL of the compactor", 4, killed("compactor")),
     Fault("SIGKILL of the expirer", 2, killed("expirer")),

@@ -37,6 +37,7 @@ EXPIRE_EVERY_S = 0.2
 ORPHAN_AGE_S = 90
 """Longer than any process is frozen here and any commit takes."""
 SMALL_DISK_BYTES = 600
+READER = b"loaders.reader_process"
 BACK_S = 0.05
 STOP_S = 60.0
 
@@ -102,6 +103,14 @@ class Service:
     def pid(self) -> int | None:
         process = self.process
         return process.pid if process is not None and process.is_alive() else None
+
+    def readers(self) -> list[int]:
+        """The processes that read for it, where it is a loader."""
+        found: list[int] = []
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ends meanwhile
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        return [pid for pid in found if READER in _command(pid)]
 
     def send(self, number: int) -> bool:
         pid = self.pid
@@ -196,6 +205,12 @@ class Supervisor:
             if service.process is not None and service.process.is_alive():
                 service.process.kill()
                 service.process.join()
+
+
+def _command(pid: int) -> list[bytes]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
 
 
 def last_words(output: Path) -> str:

@@ -133,6 +133,9 @@ class World:
             "log": "kafka",
             "log_partitions": 3,
             "load_max_events": 400,
+            # a backlog, as it is after a fault, is read by processes apart
+            "load_readers": 2,
+            "load_readers_from": 150,
             # beside the compactor, one loader or the other compacts too
             "maintain_every_s": 5,
         }
