@@ -23,7 +23,7 @@ from loaders.maintenance import maintain_table
 
 AFTER = (10, 100, 1_000, 5_000)
 TIMED = 30
-EVENTS_EACH = 200
+EVENTS_EACH = 20
 MAINTAIN_EVERY = 60  # commits: with one a minute, each hour
 SNAPSHOTS_KEPT = 360
 
@@ -69,7 +69,7 @@ def loads(folder: Path, count: int) -> list[_Took]:
 
 @benchmark("commits", ["pyiceberg", "pyarrow"])
 def main(quick: bool) -> list[Figure]:
-    """A load of 200 events after 10, 100, 1,000 and 5,000 loads."""
+    """A load of 20 events after 10, 100, 1,000 and 5,000 loads."""
     after = AFTER[:2] if quick else AFTER
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as folder:
         took = loads(Path(folder), max(after) + TIMED)
