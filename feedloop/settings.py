@@ -66,7 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     catalog_uri: Annotated[
         str,
         Meta(
-            description="Iceberg catalog, sqlite:///… or postgresql://…; empty: in home"
+            description="Iceberg catalog, sqlite:///… or postgresql+psycopg2://…; "
+            "empty: in home"
         ),
     ] = ""
     warehouse_uri: Annotated[

@@ -22,6 +22,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
+    NotInstalledError,
     TableAlreadyExistsError,
     ValidationException,
 )
@@ -42,7 +43,12 @@ from pyiceberg.transforms import DayTransform
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from feedloop.contracts.tables import RAW_TABLES, RawTable
-from feedloop.errors import Fenced, OffsetHistoryExpired, SettingsError
+from feedloop.errors import (
+    Fenced,
+    OffsetHistoryExpired,
+    SettingsError,
+    TablesUnavailable,
+)
 from feedloop.settings import Settings
 from loaders.data_files import write_files
 
@@ -86,28 +92,53 @@ _positions = msgspec.json.Decoder(dict[str, Position])
 # --- catalog and tables ------------------------------------------------------
 
 
+@contextmanager
+def answering() -> Iterator[None]:
+    """A catalog's database that does not answer, as ``TablesUnavailable``."""
+    try:
+        yield
+    except OperationalError as error:
+        raise TablesUnavailable(
+            f"The Iceberg catalog does not answer ({error.orig}); see that its "
+            "database runs and that FEEDLOOP_CATALOG_URI names it, and try again."
+        ) from error
+
+
 def open_catalog(settings: Settings) -> Catalog:
-    """The Iceberg catalog."""
+    """The Iceberg catalog. Raises ``TablesUnavailable`` where it doesn't answer,
+    and ``SettingsError`` where there is no such catalog."""
     uri = settings.iceberg_catalog_uri
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         uri += f"?timeout={SQLITE_BUSY_S}"
-    properties = {"uri": uri, "warehouse": settings.iceberg_warehouse_uri}
+    properties = {
+        "uri": uri,
+        "warehouse": settings.iceberg_warehouse_uri,
+        # a server that was away left dead connections in the pool
+        "pool_pre_ping": "true",
+    }
     try:
         return load_catalog(settings.catalog_name, **properties)
+    except NotInstalledError as error:
+        raise SettingsError(
+            "What FEEDLOOP_CATALOG_URI needs is not installed "
+            f"({error.__cause__}); for PostgreSQL: pip install 'feedloop[postgres]'."
+        ) from error
     except DatabaseError:
         # Another process may be making the catalog's own tables just now.
         try:
-            return load_catalog(settings.catalog_name, **properties)
+            with answering():
+                return load_catalog(settings.catalog_name, **properties)
         except DatabaseError as error:
             raise SettingsError(
                 f"The Iceberg catalog can't be opened ({error.orig}); check "
-                "FEEDLOOP_CATALOG_URI and that its database answers."
+                "FEEDLOOP_CATALOG_URI."
             ) from error
 
 
 def open_table(catalog: Catalog, settings: Settings, name: str) -> Table:
-    return catalog.load_table((settings.raw_schema, name))
+    with answering():
+        return catalog.load_table((settings.raw_schema, name))
 
 
 def ensure_tables(catalog: Catalog, settings: Settings) -> None:
@@ -119,7 +150,8 @@ def ensure_tables(catalog: Catalog, settings: Settings) -> None:
     for raw in RAW_TABLES.values():
         for attempt in range(1, ENSURE_ATTEMPTS + 1):
             try:
-                _ensure(catalog, (settings.raw_schema, raw.name), raw)
+                with answering():
+                    _ensure(catalog, (settings.raw_schema, raw.name), raw)
                 break
             except (CommitFailedException, TableAlreadyExistsError, IntegrityError):
                 # another process makes the same change at the same time

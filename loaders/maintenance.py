@@ -18,7 +18,7 @@ from feedloop.contracts.tables import RAW_TABLES
 from feedloop.settings import Settings
 from loaders.compaction import Compacted, CompactionPolicy, compact
 from loaders.expiry import expire
-from loaders.iceberg import open_catalog, open_table
+from loaders.iceberg import answering, open_catalog, open_table
 from loaders.orphans import Removed, remove_orphans
 
 
@@ -45,12 +45,14 @@ def maintain(
     """Maintain every raw table that exists; one report each.
 
     ``go_on`` is asked before steps that may take long. Raises ``Fenced`` where
-    another process is always faster, ``OffsetHistoryExpired`` and
-    ``MaintenanceFailed``; the table is whole then too.
+    another process is always faster, ``OffsetHistoryExpired``,
+    ``TablesUnavailable`` and ``MaintenanceFailed``; the table is whole then too.
     """
     catalog = open_catalog(settings)
     for name in RAW_TABLES:
-        if catalog.table_exists((settings.raw_schema, name)):
+        with answering():
+            exists = catalog.table_exists((settings.raw_schema, name))
+        if exists:
             yield maintain_table(settings, catalog, name, now, go_on)
 
 

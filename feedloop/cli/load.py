@@ -139,8 +139,8 @@ def load_every(settings: Settings, clock: Clock, period: float) -> None:
     """Load every ``period`` seconds until SIGTERM or SIGINT.
 
     It ends after the batch under way, however much is left to load. A loader
-    that was fenced, a log that is away or a disk that is full is a line and
-    another try: the table tells where to go on.
+    that was fenced, a log or a catalog that is away or a disk that is full is a
+    line and another try: the table tells where to go on.
     """
     with stopped_by_signal() as stop:
         upkeep = _Upkeep(settings, stop)
@@ -185,7 +185,7 @@ class _Upkeep:
             # the clock that dates files and commits, never a simulated one
             for report in maintain(self._settings, SystemClock().now(), go_on=go_on):
                 log_event("load", "maintenance", **msgspec.to_builtins(report))
-        except (Fenced, MaintenanceFailed) as error:
+        except (Fenced, MaintenanceFailed, TablesUnavailable) as error:
             log_event("load", "maintenance left out", reason=str(error))
         self._done = time.monotonic()
 

@@ -10,7 +10,7 @@ import msgspec
 from feedloop.cli.periods import Period, StopSignal, stopped_by_signal
 from feedloop.clock import SystemClock
 from feedloop.contracts.tables import RAW_TABLES
-from feedloop.errors import Fenced, MaintenanceFailed
+from feedloop.errors import Fenced, MaintenanceFailed, TablesUnavailable
 from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import configure_logging, log_event, progress
 from loaders.maintenance import MaintenanceReport, maintain
@@ -68,7 +68,7 @@ def maintain_every(settings: Settings, period: float) -> None:
             try:
                 for report in _run(settings, stop):
                     log_event("maintain", "table", **msgspec.to_builtins(report))
-            except (Fenced, MaintenanceFailed) as error:
+            except (Fenced, MaintenanceFailed, TablesUnavailable) as error:
                 log_event("maintain", "left out", reason=str(error))
             stop.wait(period)
 

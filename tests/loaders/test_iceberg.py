@@ -145,7 +145,7 @@ def test_a_column_that_a_contract_gained(
     }
 
 
-def test_a_catalog_that_does_not_answer(tmp_path: Path) -> None:
+def test_a_catalog_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "catalog.db").write_text("this is no database " * 100)
     settings = from_environment(
         {}, home=str(tmp_path), catalog_uri=f"sqlite:///{tmp_path / 'catalog.db'}"

@@ -166,6 +166,36 @@ def replies_lost(world: World, chance: random.Random) -> int:
     return 1
 
 
+# --- the catalog -------------------------------------------------------------
+
+
+def catalog_killed(world: World, chance: random.Random) -> int:
+    """SIGKILL of its server; back on the same data after a while."""
+    with world.catalog_lock:
+        world.postgres.kill()
+        time.sleep(chance.uniform(0, 1.5))
+        world.postgres.start()
+    return 1
+
+
+def catalog_cut(world: World, chance: random.Random) -> int:
+    for _ in range(chance.randint(1, 5)):
+        world.to_catalog.cut()
+        time.sleep(chance.uniform(0, 0.2))
+    return 1
+
+
+def catalog_replies_lost(world: World, chance: random.Random) -> int:
+    """A commit that landed, and nobody hears of it."""
+    world.to_catalog.lose_replies()
+    time.sleep(chance.uniform(0.05, 0.5))
+    world.to_catalog.flow()
+    return 1
+
+
+# --- what stands in the log --------------------------------------------------
+
+
 def partition_added(world: World, chance: random.Random) -> int:
     """Keys then go to other partitions than before."""
     topic = world.settings.topic(EVENTS)
@@ -275,6 +305,9 @@ FAULTS = (
     at_a_commit(
         "commit landed, connection to the catalog cut", 3, When.AFTER, Effect.CUT
     ),
+    Fault("SIGKILL of the catalog's PostgreSQL, restart", 2, catalog_killed),
+    Fault("all connections to the catalog cut", 3, catalog_cut),
+    Fault("replies of the catalog lost", 3, catalog_replies_lost),
     Fault("disk full under a loader", 3, choked("loader")),
     Fault("disk full under the compactor", 2, choked("compactor")),
     Fault("clock jumps by up to three days", 3, clock_jump),

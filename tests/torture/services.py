@@ -25,7 +25,7 @@ from typing import Any
 
 from feedloop.clock import SystemClock
 from feedloop.contracts.tables import RAW_TABLES
-from feedloop.errors import Fenced, MaintenanceFailed
+from feedloop.errors import Fenced, MaintenanceFailed, TablesUnavailable
 from feedloop.settings import from_environment
 from loaders.expiry import expire
 from loaders.iceberg import open_catalog, open_table
@@ -81,7 +81,7 @@ def expire_for_ever(environment: Mapping[str, str], output: Path) -> None:
                 gone = expire(opened, timedelta(0), 1, now)
                 removed = remove_orphans(opened, age, age, now)
                 print("expired", gone, "removed", removed.files, flush=True)
-            except (Fenced, MaintenanceFailed) as error:
+            except (Fenced, MaintenanceFailed, TablesUnavailable) as error:
                 print("left out:", error, flush=True)
         time.sleep(EXPIRE_EVERY_S)
 

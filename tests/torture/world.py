@@ -19,12 +19,14 @@ from pyiceberg.catalog import Catalog
 
 from feedloop.clock import FileClock
 from feedloop.contracts.log import EVENTS, ITEMS
-from feedloop.errors import LogUnavailable
+from feedloop.errors import LogUnavailable, TablesUnavailable
 from feedloop.settings import from_environment, to_environment
 from loaders.iceberg import Position, committed, ensure_tables, open_catalog, open_table
 from loaders.log import create_topics, open_log
 from tests.support import children
 from tests.support.kafka_broker import KafkaCluster, free_ports
+from tests.support.postgres import Postgres
+from tests.support.tcp_proxy import TcpProxy
 from tests.torture.client import Phones
 from tests.torture.faults import FAULTS, START, Planned, schedule
 from tests.torture.ledger import Body, Ledger
@@ -48,12 +50,12 @@ LOADER_S, COMPACTOR_S = "0.2s", "1s"
 
 
 def patiently(work: Callable[[], Result]) -> Result:
-    """``work``, again where brokers that were killed a moment ago need a while."""
+    """``work``, again where a server that was killed a moment ago needs a while."""
     deadline = time.monotonic() + DRAIN_S
     while True:
         try:
             return work()
-        except LogUnavailable:
+        except (LogUnavailable, TablesUnavailable):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
@@ -124,6 +126,9 @@ class World:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kafka = KafkaCluster(self.folder / "kafka", self.plan.nodes)
+        self.postgres = Postgres()
+        (catalog_port,) = free_ports(1)
+        self.to_catalog = TcpProxy(catalog_port, self.postgres.port)
         self.clock = FileClock(self.folder / "clock")
         self.clock.set(START)
         base = {
@@ -141,16 +146,25 @@ class World:
         }
         # the services go through the proxies, the test itself does not
         self.settings = from_environment(
-            {}, kafka_bootstrap=self.kafka.bootstrap, **base
+            {},
+            kafka_bootstrap=self.kafka.bootstrap,
+            catalog_uri=self.postgres.uri,
+            **base,
         )
         self.environment = to_environment(
-            from_environment({}, kafka_bootstrap=self.kafka.through_proxies, **base)
+            from_environment(
+                {},
+                kafka_bootstrap=self.kafka.through_proxies,
+                catalog_uri=self.postgres.uri_at(catalog_port),
+                **base,
+            )
         )
         orders = self.folder / "orders"
         (orders / "done").mkdir(parents=True)
         self.orders = Orders(orders)
         self.supervisor = Supervisor()
         self.broker_lock = threading.Lock()
+        self.catalog_lock = threading.Lock()
         ports = free_ports(self.plan.collectors)
         for number, port in enumerate(ports, 1):
             self._add(f"collector {number}", ["collect", "--port", str(port)], None)
@@ -218,6 +232,8 @@ class World:
         began = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(self.kafka)
+            stack.enter_context(self.postgres)
+            stack.enter_context(self.to_catalog)
             catalog = open_catalog(self.settings)
             ensure_tables(catalog, self.settings)
             with closing(open_log(self.settings, self.clock)) as log:
@@ -353,7 +369,8 @@ class World:
         reached: dict[str, Mapping[str, Position]] = {}
         while not self._watch_stop.wait(WATCH_S):
             for name in WATCHED:
-                now = committed(open_table(catalog, self.settings, name).metadata)
+                opened = partial(open_table, catalog, self.settings, name)
+                now = committed(patiently(opened).metadata)
                 self._compare(name, reached.get(name, {}), now)
                 reached[name] = now
             self.watched += 1
