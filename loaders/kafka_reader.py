@@ -24,15 +24,14 @@ def bounds(
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """The first offset of each partition, and the one after its last.
 
-    The client leaves out, silently, a partition that was just added and whose
-    leader it doesn't know yet; raises ``KafkaError`` then.
+    Raises ``KafkaError`` where a partition was just added and the client doesn't
+    know its leader yet: the client fails with a KeyError of its own.
     """
-    beginnings = consumer.beginning_offsets(partitions)
-    ends = consumer.end_offsets(partitions)
-    for tp in partitions:
-        if tp not in beginnings or tp not in ends:
-            raise KafkaError(f"partition {tp.partition} has no known leader yet")
-    return beginnings, ends
+    try:
+        beginnings = consumer.beginning_offsets(partitions)
+        return beginnings, consumer.end_offsets(partitions)
+    except KeyError as error:
+        raise KafkaError(f"{error.args[0]} has no known leader yet") from error
 
 
 class KafkaReader:
