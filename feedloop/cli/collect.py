@@ -6,7 +6,7 @@ from contextlib import closing
 
 import click
 
-from feedloop import http
+from feedloop import server
 from feedloop.clock import clock_from
 from feedloop.settings import from_environment
 from feedloop.telemetry import configure_logging
@@ -27,7 +27,7 @@ def command(host: str | None, port: int | None) -> None:
     configure_logging()
     clock = clock_from(settings.clock_file)
     with closing(open_log(settings, clock)) as log:
-        http.serve(
+        server.serve(
             create_app(settings, log, clock),
             host or settings.collector_host,
             settings.collector_port if port is None else port,

@@ -6,7 +6,7 @@ import click
 
 from exporters.redis_store import online_store
 from exporters.serving import create_app
-from feedloop import http
+from feedloop import server
 from feedloop.clock import clock_from
 from feedloop.settings import from_environment
 from feedloop.telemetry import configure_logging
@@ -27,7 +27,7 @@ def command(host: str | None, port: int | None) -> None:
     settings = from_environment()
     configure_logging()
     with online_store(settings) as reached:
-        http.serve(
+        server.serve(
             create_app(reached, clock_from(settings.clock_file)),
             host or settings.server_host,
             settings.server_port if port is None else port,

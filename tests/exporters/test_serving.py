@@ -25,7 +25,7 @@ from exporters.redis_store import connect
 from exporters.serving import create_app
 from feedloop.clock import FixedClock
 from feedloop.contracts.lists import COLD_USER, RequestSigner, rec_id
-from feedloop.http import running
+from feedloop.server import running
 from feedloop.settings import Settings
 from tests.exporters.builder import COLD_ITEMS, write_build
 from tests.exporters.conftest import AS_OF

@@ -11,7 +11,7 @@ import msgspec
 
 from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog
-from feedloop.http import running
+from feedloop.server import running
 from feedloop.settings import Settings
 from loaders.collector import create_app
 from loaders.log import open_log

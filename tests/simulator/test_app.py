@@ -18,11 +18,11 @@ from click.testing import CliRunner
 
 from exporters.redis_store import online_store
 from exporters.serving import create_app as serving_app
-from feedloop import http
 from feedloop.cli.simulate import command
 from feedloop.clock import FileClock, SystemClock
 from feedloop.contracts.log import EVENTS, ITEMS, USERS
 from feedloop.errors import SettingsError, StepFailed
+from feedloop.server import running
 from feedloop.settings import Settings, from_environment, to_environment
 from loaders.collector import create_app as collector_app
 from loaders.log import open_log
@@ -56,8 +56,8 @@ def servers(settings: Settings) -> Iterator[tuple[str, str]]:
     with (
         closing(open_log(settings, clock)) as log,
         online_store(settings) as reached,
-        http.running(collector_app(settings, log, clock)) as collector,
-        http.running(serving_app(reached, clock)) as server,
+        running(collector_app(settings, log, clock)) as collector,
+        running(serving_app(reached, clock)) as server,
     ):
         yield collector, server
 
@@ -233,7 +233,7 @@ def test_a_key_that_the_collector_does_not_know(tmp_path: Path) -> None:
 
     with (
         closing(open_log(settings, SystemClock())) as log,
-        http.running(collector_app(settings, log, SystemClock())) as collector,
+        running(collector_app(settings, log, SystemClock())) as collector,
         pytest.raises(StepFailed, match="FEEDLOOP_WRITE_KEYS"),
     ):
         asyncio.run(opened(collector, collector))

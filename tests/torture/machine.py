@@ -30,7 +30,7 @@ from feedloop.clock import FileClock, SystemClock, clock_from
 from feedloop.contracts.log import EVENTS, Message
 from feedloop.contracts.tables import RAW_TABLES
 from feedloop.errors import Fenced
-from feedloop.http import running
+from feedloop.server import running
 from feedloop.settings import Settings, from_environment, to_environment
 from loaders.collector import create_app
 from loaders.compaction import CompactionPolicy, compact
