@@ -30,6 +30,54 @@
   )
 {%- endmacro %}
 
+{#- Columns of a group as arrays named column_array, of which the elements at one
+    place are of one row: aggregates of one query see its rows in one order. -#}
+{% macro array_together(columns) -%}
+  {%- for column in columns -%}
+    {{ _array_of_group(column) }} as {{ column }}_array{{ ', ' if not loop.last }}
+  {%- endfor -%}
+{%- endmacro %}
+
+{% macro _array_of_group(column) -%}
+  {{ return(adapter.dispatch('_array_of_group', 'feedloop')(column)) }}
+{%- endmacro %}
+
+{% macro default___array_of_group(column) -%}
+  array_agg({{ column }})
+{%- endmacro %}
+
+{% macro spark___array_of_group(column) -%}
+  collect_list({{ column }})
+{%- endmacro %}
+
+{#- For each element of an array the number that stands in `values` where `of` has
+    the element, 0 where it has not, divided. -#}
+{% macro array_for_each(array, of, values, divided_by) -%}
+  {{ return(
+      adapter.dispatch('array_for_each', 'feedloop')(array, of, values, divided_by)
+  ) }}
+{%- endmacro %}
+
+{% macro default__array_for_each(array, of, values, divided_by) -%}
+  list_transform(
+    {{ array }},
+    one -> coalesce(list_extract({{ values }}, list_position({{ of }}, one)), 0)
+      / {{ divided_by }}
+  )
+{%- endmacro %}
+
+{% macro spark__array_for_each(array, of, values, divided_by) -%}
+  transform(
+    {{ array }},
+    one -> coalesce(
+      try_element_at(
+        {{ values }}, cast(nullif(array_position({{ of }}, one), 0) as int)
+      ),
+      0
+    ) / {{ divided_by }}
+  )
+{%- endmacro %}
+
 {#- The place of a value in an array from 1 on, 0 where it isn't there. -#}
 {% macro array_place(array, value) -%}
   {{ return(adapter.dispatch('array_place', 'feedloop')(array, value)) }}

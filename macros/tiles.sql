@@ -33,12 +33,9 @@
   ) as responses
 {%- endmacro %}
 
+{#- `events` are engagements and conversions. -#}
 {% macro affinity_measures() -%}
-  cast(
-    coalesce(
-      sum(weight) filter (where role in ('engagement', 'conversion')), 0
-    ) as bigint
-  ) as engagement_weight
+  cast(sum(weight) as bigint) as engagement_weight
 {%- endmacro %}
 
 {#- Of one person, item and half-life. Decayed to the day's end, so that days add

@@ -6,6 +6,7 @@ with days as (
         columns=['engagement_weight'],
         join_events="inner join " ~ ref('int_items')
         ~ " as items on events.item_id = items.item_id",
+        only="events.role in ('engagement', 'conversion')",
     ) }}
 ),
 
@@ -20,43 +21,37 @@ windows as (
     group by purpose, as_of, user_id, category
 ),
 
-totals as (
+-- Few of all categories are a person's: what they have is gathered first, and
+-- the zeros of the others are filled in last.
+people as (
     select
         purpose,
-        user_id,
         as_of,
-        cast(sum(engagement_weight) as bigint) as engagement_weight
+        user_id,
+        {{ array_together(['category', 'engagement_weight']) }},
+        cast(sum(engagement_weight) as double) as total_weight
     from windows
     group by purpose, as_of, user_id
     having sum(engagement_weight) > 0
 ),
 
--- One element a category, in the order of dim_categories.
-shares as (
+categories as (
     select
-        totals.purpose,
-        totals.as_of,
-        totals.user_id,
-        categories.category_place,
-        coalesce(
-            cast(windows.engagement_weight as double)
-            / totals.engagement_weight,
-            0
-        ) as weight_share
-    from totals
-    cross join {{ ref('dim_categories') }} as categories
-    left join windows
-        on
-            totals.purpose = windows.purpose
-            and totals.user_id = windows.user_id
-            and categories.category = windows.category
+        {{ array_ordered('category', 'category_place', 100000) }}
+            as all_categories
+    from {{ ref('dim_categories') }}
 )
 
+-- One element a category, in the order of dim_categories.
 select
-    purpose,
-    as_of,
-    user_id,
-    {{ array_ordered('weight_share', 'category_place', 100000) }}
-        as user_category_affinity
-from shares
-group by purpose, as_of, user_id
+    people.purpose,
+    people.as_of,
+    people.user_id,
+    {{ array_for_each(
+        'categories.all_categories',
+        of='people.category_array',
+        values='people.engagement_weight_array',
+        divided_by='people.total_weight',
+    ) }} as user_category_affinity
+from people
+cross join categories

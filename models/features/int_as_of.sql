@@ -40,22 +40,22 @@ logged as (
 
 labels as (
     select
-        occurred_at,
-        row_number() over (order by occurred_at) as place,
+        recent.occurred_at,
+        row_number() over (order by recent.occurred_at) as place,
         count(*) over () as total
     from recent
-    where is_label
+    cross join logged
+    where
+        recent.is_label
+        and logged.impressions < {{ var('min_logged_impressions') }}
 ),
 
 training as (
-    select max(labels.occurred_at) as as_of
+    select max(occurred_at) as as_of
     from labels
-    cross join logged
     where
-        logged.impressions < {{ var('min_logged_impressions') }}
-        and labels.place
-        <= labels.total - least(
-            labels.total * {{ var('training_label_share') }},
+        place <= total - least(
+            total * {{ var('training_label_share') }},
             {{ var('training_labels') }}
         )
 ),

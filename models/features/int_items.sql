@@ -5,11 +5,12 @@ with catalogue as (
     select * from {{ ref('stg_items') }}
 ),
 
+-- From tiles: a run doesn't read every event there ever was.
 items_of_events as (
     select
         item_id,
-        min(occurred_at) as first_seen_at
-    from {{ ref('stg_events') }}
+        min(first_seen_at) as first_seen_at
+    from {{ ref('tile_item_days') }}
     group by item_id
 )
 

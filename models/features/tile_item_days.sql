@@ -15,6 +15,7 @@ select
     events.occurred_on as day,
     events.item_id,
     {{ item_measures() }},
+    min(events.occurred_at) as first_seen_at,
     max(days.changed_seq) as changed_seq
 from events
 inner join days on events.occurred_on = days.day

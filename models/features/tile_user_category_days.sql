@@ -3,8 +3,11 @@
     incremental_strategy='replace_days',
 ) }}
 
+-- Most events are impressions, which say nothing of taste: without their rows a
+-- window sums a third of them.
 with events as (
     select * from {{ ref('stg_events') }}
+    where role in ('engagement', 'conversion')
 ),
 
 items as (
