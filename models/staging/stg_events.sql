@@ -17,28 +17,40 @@ event_types as (
 numbered as (
     select
         *,
+        cast(occurred_at as date) as occurred_on,
         row_number() over (
-            partition by event_id
+            partition by event_id, cast(occurred_at as date)
             order by load_seq, log_partition, log_offset
         ) as occurrence
     from source
 ),
 
+-- The loader stores an event once; this holds if a table was ever repaired by
+-- hand. What was appended twice has one instant: only the days of what is new
+-- are read, however long the history.
 earlier as (
     {% if is_incremental() %}
-        select event_id from {{ this }}
+        select
+            event_id,
+            occurred_on
+        from {{ this }}
+        where occurred_on in (select occurred_on from numbered)
     {% else %}
-        select event_id from source
+        select
+            event_id,
+            occurred_on
+        from numbered
         where false
     {% endif %}
 ),
 
--- The loader stores an event once; this holds if a table was ever repaired by
--- hand.
 first_occurrences as (
     select numbered.*
     from numbered
-    left join earlier on numbered.event_id = earlier.event_id
+    left join earlier
+        on
+            numbered.event_id = earlier.event_id
+            and numbered.occurred_on = earlier.occurred_on
     where numbered.occurrence = 1 and earlier.event_id is null
 ),
 
@@ -69,7 +81,7 @@ renamed as (
 
         -- when
         first_occurrences.occurred_at,
-        cast(first_occurrences.occurred_at as date) as occurred_on,
+        first_occurrences.occurred_on,
         first_occurrences.ingested_at,
         first_occurrences.log_partition,
         first_occurrences.log_offset,

@@ -109,7 +109,9 @@ placed as (
 -- However late an outcome is loaded, it is found here.
 outcomes as (
     select
-        placed.event_id,
+        placed.rec_id,
+        placed.item_id,
+        placed.user_id,
         count(distinct events.event_id) as outcomes,
         max(events.weight) as outcome_weight,
         min(events.occurred_at) as first_outcome_at
@@ -131,7 +133,7 @@ outcomes as (
         and events.occurred_at < {{ hours_after(
             'touches.occurred_at', 'surfaces.attribution_window_hours'
         ) }}
-    group by placed.event_id
+    group by placed.rec_id, placed.item_id, placed.user_id
 )
 
 select
@@ -160,5 +162,9 @@ inner join newest
         placed.rec_id = newest.rec_id
         and placed.item_id = newest.item_id
         and placed.user_id = newest.user_id
-left join outcomes on placed.event_id = outcomes.event_id
+left join outcomes
+    on
+        placed.rec_id = outcomes.rec_id
+        and placed.item_id = outcomes.item_id
+        and placed.user_id = outcomes.user_id
 where placed.list_position > 0

@@ -15,6 +15,7 @@ split as (
 impressions as (
     select
         fct.event_id,
+        fct.rec_id,
         fct.item_id,
         fct.propensity,
         fct.shown_at,
@@ -43,6 +44,7 @@ logged as (
 known as (
     select
         event_id,
+        rec_id,
         item_available_at as available_at,
         {{ array_of_strings(kept_features('user') + kept_features('item')) }}
             as feature_names,
@@ -65,8 +67,14 @@ shown as (
         coalesce(logged.available_at, known.available_at) as available_at,
         impressions.shown_at
     from impressions
-    left join logged on impressions.event_id = logged.event_id
-    left join known on impressions.event_id = known.event_id
+    left join logged
+        on
+            impressions.event_id = logged.event_id
+            and impressions.rec_id = logged.rec_id
+    left join known
+        on
+            impressions.event_id = known.event_id
+            and impressions.rec_id = known.rec_id
     where logged.event_id is not null or known.event_id is not null
 ),
 

@@ -2,13 +2,17 @@
 -- All three carry the instant at which the list was made, so that only files of
 -- the days on which lists were made are read.
 with known as (
-    select event_id from {{ ref('train_known_features') }}
+    select
+        event_id,
+        rec_id
+    from {{ ref('train_known_features') }}
 ),
 
 impressions as (
     select fct.*
     from {{ ref('fct_impressions') }} as fct
-    inner join known on fct.event_id = known.event_id
+    inner join known
+        on fct.event_id = known.event_id and fct.rec_id = known.rec_id
 ),
 
 lists as (

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from feedloop.contracts import builds
 from feedloop.contracts.lists import COLD_USER
 from feedloop.errors import StepFailed
+from loaders.iceberg import open_catalog
 from tests.conftest import ITEMS, PEOPLE, Project
 from tests.support import checkerboard
 from tests.support.checkerboard import END, START
@@ -141,6 +144,37 @@ def test_incremental_tiles_equal_tiles_from_scratch(
     incremental = {table: content(project, table) for table in TABLES}
     project.build_features(AS_OF, "--full-refresh")
     assert {table: content(project, table) for table in TABLES} == incremental
+
+
+def test_what_is_appended_twice_by_hand_counts_once(
+    make_checkerboard: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    """An id of its own day only: one that comes again later is another event."""
+    project = make_checkerboard(tmp_path)
+    select = "build --exclude-resource-type test unit_test --select event_types"
+    project.dbt(*select.split(), "stg_events", as_of=AS_OF)
+    rows = content(project, "stg_events")
+    catalog = open_catalog(project.settings)
+    table = catalog.load_table((project.settings.raw_schema, "events"))
+    events = table.scan().to_arrow().sort_by("event_id")
+    later = pc.add(pc.max(events["load_seq"]), 1)
+    repeated = events.set_column(
+        events.column_names.index("load_seq"),
+        events.schema.field("load_seq"),
+        pa.repeat(later, len(events)),
+    )
+    reused = repeated.slice(0, 1)
+    reused = reused.set_column(
+        events.column_names.index("occurred_at"),
+        events.schema.field("occurred_at"),
+        pc.add(reused["occurred_at"], timedelta(days=40)),
+    )
+    table.append(pa.concat_tables([repeated, reused, reused]))
+    project.dbt(*select.split(), "stg_events", as_of=AS_OF)
+    again = content(project, "stg_events")
+    (new,) = (row for row in again if row not in rows)
+    assert len(again) == len(rows) + 1
+    assert events["event_id"][0].as_py() in new
 
 
 def test_a_run_refuses_to_go_back_and_says_where_to_go(
