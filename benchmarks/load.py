@@ -35,6 +35,7 @@ from tests.support.jvm import fetch_jars
 from tests.support.kafka_broker import KafkaBroker
 
 PARTITIONS = 8
+READERS = 2
 # An hour's outage of a shop with 20 million events a day.
 LAG_EVENTS_PER_S = 230
 SPARK_JARS = (
@@ -166,6 +167,7 @@ def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
             "scheduled": lambda: scheduled(topic, home()),
             "warm": lambda: warm(topic, home()),
             "limit": lambda: limit(topic, home()),
+            "readers": lambda: scheduled(topic, home(), READERS),
         },
         rounds,
     )
@@ -174,7 +176,7 @@ def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
     for name in ("scheduled", "warm"):
         usages[f"spark {name}"] = median_of([peer[name] for peer in peers])
     cpu = {name: usage.cpu_s for name, usage in usages.items()}
-    run = usages["scheduled"]
+    run, apart = usages["scheduled"], usages["readers"]
     behind_s = topic.events / LAG_EVENTS_PER_S
     return [
         Figure(
@@ -196,6 +198,13 @@ def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
             "≥ 0.7",
         ),
         Figure("peak_rss_mb", run.peak_rss_mb, "of `feedloop load`", "≤ 1500"),
+        Figure(
+            "readers_wall_ratio",
+            run.wall_s / apart.wall_s,
+            f"how much sooner it ends with FEEDLOOP_LOAD_READERS={READERS}",
+        ),
+        Figure("readers_cpu_ratio", apart.cpu_s / run.cpu_s, "what that costs"),
+        Figure("readers_peak_rss_mb", apart.peak_rss_mb, "of its processes together"),
         Figure("events_per_cpu_s", topic.events / run.cpu_s, "whole scheduled run"),
         Figure("events_per_s", topic.events / run.wall_s, "whole scheduled run"),
         Figure("warm_events_per_cpu_s", topic.events / cpu["warm"], "running process"),

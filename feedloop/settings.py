@@ -82,9 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0,
             le=64,
             description="processes that read a large backlog for the loader; "
-            "0: one a core, four at most; 1: the loader reads by itself",
+            "1: the loader reads by itself; 0: one a core, four at most",
         ),
-    ] = 0
+    ] = 1
     load_readers_from: Annotated[
         int,
         Meta(ge=1, description="records waiting from which on such processes start"),
