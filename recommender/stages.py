@@ -50,6 +50,10 @@ from recommender.ranking import RankerParams, train_ranker
 from recommender.trend import TrendParams, best_half_life
 
 SERVING, TRAINING = "serving", "training"
+OUTGROWN = 1.5
+"""So many times the examples it learned from, and a ranker is trained again."""
+MOST_WITHOUT_FACTORS = 0.1
+"""Of the items with interactions: beyond this share factors are trained again."""
 
 
 def of_purpose(table: pa.Table, purpose: str) -> pa.Table:
@@ -127,8 +131,10 @@ def item_factors(
 ) -> pa.Table:
     """Item factors for every instant, or the previous ones while not due.
 
-    ``instants``: purpose, as_of. ``interactions``: purpose, user_id, item_id,
-    confidence. Returns purpose, item_id, vector, trained_at, recipe.
+    They are due before their time where too many items with interactions have
+    none, as on news. ``instants``: purpose, as_of. ``interactions``: purpose,
+    user_id, item_id, confidence. Returns purpose, item_id, vector, trained_at,
+    recipe.
     """
     as_of = {row["purpose"]: row["as_of"] for row in instants.to_pylist()}
     recipe = repr(params)
@@ -136,7 +142,7 @@ def item_factors(
         previous, recipe, as_of[SERVING], every_days
     ):
         trained = set(previous["purpose"].to_pylist())
-        if trained >= set(as_of):
+        if trained >= set(as_of) and not _too_many_lack(previous, interactions):
             return previous
     parts = []
     for purpose, instant in as_of.items():
@@ -147,6 +153,15 @@ def item_factors(
             )
         )
     return pa.concat_tables(parts)
+
+
+def _too_many_lack(factors: pa.Table, interactions: pa.Table) -> bool:
+    """Whether more of the items with interactions than MOST_WITHOUT_FACTORS
+    have no factors."""
+    items = pc.unique(of_purpose(interactions, SERVING)["item_id"])
+    known = pc.unique(of_purpose(factors, SERVING)["item_id"])
+    lacking = pc.sum(pc.invert(pc.is_in(items, value_set=known))).as_py() or 0
+    return bool(lacking > MOST_WITHOUT_FACTORS * len(items))
 
 
 def _labelled(table: pa.Table, purpose: str, **instants: datetime) -> pa.Table:
@@ -343,11 +358,20 @@ def ranker(
     every_days: int,
 ) -> pa.Table:
     """The ranker as a table of one row, the previous one while not due, or no
-    row where there is nothing to learn from."""
+    row where there is nothing to learn from.
+
+    It is due before its time where it learned from a time split and there is a
+    log by now, and where there is OUTGROWN times as much to learn from.
+    """
     as_of = serving_instant(instants)
     names = candidate_features(features)
-    recipe = f"{params!r} seed={seed} {' '.join(names)}"
-    if previous is not None and not is_due(previous, recipe, as_of, every_days):
+    shown = examples["position"].null_count < len(examples)
+    recipe = f"{params!r} seed={seed} shown={shown} {' '.join(names)}"
+    if (
+        previous is not None
+        and not is_due(previous, recipe, as_of, every_days)
+        and len(examples) < OUTGROWN * previous["examples"][0].as_py()
+    ):
         return previous
     trained = train_ranker(aligned(examples, names, features), names, params, seed)
     if trained is None:
