@@ -27,6 +27,7 @@ COMMANDS = {
     "simulate": "A simulated app that reads lists and sends events over HTTP.",
     "status": "Lag, tables, dead letters, and what needs doing.",
     "trace": "Follow one event: offset, row, features, list, outcome.",
+    "tune": "Choose hyper-parameters on a time split of the log.",
 }
 
 

@@ -59,8 +59,8 @@ BOOKKEEPING = "changed_seq", "load_seq", "log_partition", "log_offset"
 
 INCREMENTAL = "config.materialized:incremental stg_items int_items stg_lists path:seeds"
 EVERYTHING = (
-    "path:seeds path:models/staging path:models/features path:snapshots "
-    "fct_impressions train_known_features train_logged_features"
+    "path:seeds path:models/staging path:models/features path:python_models/features "
+    "path:snapshots fct_impressions train_known_features train_logged_features"
 )
 KNOWN = VARIABLES | {"min_logged_impressions": 1}
 
