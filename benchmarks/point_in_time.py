@@ -81,9 +81,11 @@ def _join(*command: str | Path) -> Usage:
 
 
 class _Difference(NamedTuple):
-    """Labels that Feast gives no row for, of them those with a value of the user
-    and of the item already, and labels with other values than ours."""
+    """Labels before the first value of their user or item, labels that Feast gives
+    no row for, of them those with all values known, and labels with other values
+    than ours."""
 
+    early: int
     dropped: int
     unexplained: int
     unequal: int
@@ -96,7 +98,8 @@ def _difference(folder: Path, side: str) -> _Difference:
     )
     known = " and ".join(f"ours.{name} is not null" for name in names)
     row = duckdb.execute(
-        "select count(*) filter (where theirs.label_id is null), "
+        f"select count(*) filter (where not ({known})), "
+        "count(*) filter (where theirs.label_id is null), "
         f"count(*) filter (where theirs.label_id is null and {known}), "
         f"count(*) filter (where theirs.label_id is not null and ({unequal})) "
         f"from '{folder / 'ours.parquet'}' as ours "
@@ -186,8 +189,8 @@ def _figures(
             Figure(
                 f"{side}_labels_dropped",
                 found.dropped,
-                "labels before the first value of their user or item that it gives no "
-                "row; ours gives nulls",
+                f"of {found.early:,} labels before the first value of their user or "
+                "item: it gives them no row, ours nulls",
             )
         )
     return figures
