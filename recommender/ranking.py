@@ -88,9 +88,10 @@ class RankerParams(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RankerModel:
-    """``bytes`` is XGBoost's UBJSON. ``metrics``: ``groups``, ``rows``, and on
-    held-out groups ``ndcg@10`` of the ranker and ``fallback_ndcg@10`` of the
-    blend on the same rows. ``importances``: gain by feature, summing to 1."""
+    """``bytes`` is XGBoost's UBJSON. ``metrics``: ``groups``, ``rows``, for each
+    feature ``from_SOURCE`` the share of the positives that the source brought
+    (one may come from several), and on held-out groups ``ndcg@10`` of the ranker
+    and ``fallback_ndcg@10`` of the blend on the same rows. ``importances``: gain by feature, summing to 1."""
 
     bytes: bytes
     metrics: dict[str, float]
@@ -145,6 +146,7 @@ def train_ranker(
     metrics = {
         "groups": float(len(np.unique(known.group))),
         "rows": float(len(known)),
+        **_brought(known, feature_names),
     }
     held_out = _held_out(known.group, seed)
     if held_out.any() and not held_out.all():
@@ -342,6 +344,16 @@ def _tree_params(params: RankerParams, seed: int) -> dict[str, object]:
         "reg_lambda": params.reg_lambda,
         "nthread": params.num_threads,
         "seed": seed,
+    }
+
+
+def _brought(examples: _Examples, feature_names: Sequence[str]) -> dict[str, float]:
+    """The share of the positives that each source brought."""
+    positives = examples.features[examples.label > 0]
+    return {
+        name: float(positives[:, at].mean())
+        for at, name in enumerate(feature_names)
+        if name.startswith("from_")
     }
 
 

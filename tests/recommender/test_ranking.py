@@ -77,6 +77,22 @@ def test_it_repeats_whatever_the_order_of_the_rows() -> None:
     assert one == other
 
 
+def test_metrics_say_which_source_brought_what_was_taken() -> None:
+    """Of each group's two items the first is taken; half of these came from
+    ``trending``, one in four from ``als`` too, and none from ``fresh``."""
+    names = [*NAMES, "from_als", "from_trending", "from_fresh"]
+    features = np.zeros((40, 2, len(names)))
+    features[:, 1, -3:] = 1
+    features[::2, 0, -2] = 1
+    features[::4, 0, -3] = 1
+    label = np.tile([1.0, 0.0], (40, 1))
+    model = train_ranker(examples(features, label), names, PARAMS, seed=0)
+    assert model is not None
+    assert model.metrics["from_trending"] == 0.5
+    assert model.metrics["from_als"] == 0.25
+    assert model.metrics["from_fresh"] == 0
+
+
 def test_groups_without_both_outcomes_are_dropped() -> None:
     features = random_features(np.random.default_rng(0), 3, 4)
     label = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
