@@ -47,11 +47,12 @@ REACH = 1_000
 
 @dataclass(frozen=True)
 class Explored:
-    """Both (users, list length): the probability with which the item was
-    chosen for its position, and whether exploration chose it."""
+    """All (users, list length): the probability with which the item was chosen
+    for its position, whether exploration chose it, and among how many items."""
 
     propensities: Floats
     explored: Bools
+    pool_sizes: Ints
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def explore(
     rows, length = lists.columns.shape
     propensities = np.ones((rows, length), np.float32)
     explored = np.zeros((rows, length), np.bool_)
+    pool_sizes = np.ones((rows, length), np.int64)
     if not lists.free.any():
-        return Explored(propensities, explored)
+        return Explored(propensities, explored, pool_sizes)
     pool = _pool(grid, lists.free, candidates, build)
     for start in range(0, length, BLOCK):
         position = start + SLOT
@@ -125,8 +127,9 @@ def explore(
         lists.free[open_, chosen] = False
         drawn_rows = open_[some]
         explored[drawn_rows, position] = True
+        pool_sizes[drawn_rows, position] = allowed.sum(axis=1)[some]
         propensities[drawn_rows, position] = chance[np.arange(len(open_)), drawn][some]
-    return Explored(propensities, explored)
+    return Explored(propensities, explored, pool_sizes)
 
 
 def floors(users: Users, build: Build) -> Doubles:

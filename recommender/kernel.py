@@ -216,6 +216,13 @@ class ListKernel:
         known = np.concatenate([chunk.user_values for chunk in chunks])
         scored = np.concatenate([chunk.candidate_values for chunk in chunks])
 
+        pools = pa.array(np.concatenate([chunk.pool_sizes for chunk in chunks]))
+        names_of_features = pa.array(self.build.feature_names, pa.string())
+        explained = np.concatenate([chunk.explained for chunk in chunks])
+        reasons = np.concatenate([chunk.explanations.features for chunk in chunks])
+        added = np.concatenate([chunk.explanations.added for chunk in chunks])
+        told = np.concatenate([[0], np.cumsum(explained)]) * reasons.shape[1]
+
         def floats(parts: list[Floats]) -> pa.ListArray:
             return lists_of(offsets, pa.array(np.concatenate(parts), pa.float32()))
 
@@ -228,6 +235,9 @@ class ListKernel:
                 floats([chunk.scores for chunk in chunks]),
                 lists_of(offsets, _SOURCE_NAMES.take(sources)),
                 floats([chunk.propensities for chunk in chunks]),
+                lists_of(offsets, pools.cast(pa.int32())),
+                lists_of(told, names_of_features.take(pa.array(reasons.ravel()))),
+                lists_of(told, pa.array(added.ravel(), pa.float32())),
                 vectors(known),
                 lists_of(
                     offsets * scored.shape[1], pa.array(scored.ravel(), pa.float32())

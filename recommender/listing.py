@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from feedloop.contracts.seeds import Surface
-from recommender.arrays import Floats, Ints, Keys
+from recommender.arrays import Floats, Ints, Keys, places_in
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
+from recommender.explanations import (
+    EXPLAINED,
+    Explanations,
+    explain,
+    nothing_explained,
+)
 from recommender.exploration import explore, floors
 from recommender.features import assemble, width_before
 from recommender.ranking import predict
@@ -22,13 +28,18 @@ from recommender.users import Users
 class Ranked:
     """Lists of a chunk of users, ragged by ``lengths``; what is known of the
     users (one row each) and of the candidates (one row an item) apart.
-    ``sources``: places in SOURCES, one beyond the last for exploration."""
+    ``sources``: places in SOURCES, one beyond the last for exploration.
+    ``pool_sizes``: of how many items each one was drawn. ``explained``: how many
+    of each list's first items ``explanations`` holds, one row each."""
 
     lengths: Ints
     items: Ints
     scores: Floats
     sources: Ints
     propensities: Floats
+    pool_sizes: Ints
+    explained: Ints
+    explanations: Explanations
     user_values: Floats
     candidate_values: Floats
 
@@ -56,18 +67,29 @@ def rank(
     lists = choose(grid, surface.list_length, cap, exploring)
     explored = np.zeros(lists.columns.shape, np.bool_)
     propensities = np.ones(lists.columns.shape, np.float32)
+    pool_sizes = np.ones(lists.columns.shape, np.int64)
     if exploring:
         floor = floors(users, build)
         drawn = explore(grid, lists, candidates, build, noise, cap, floor)
         explored, propensities = drawn.explored, drawn.propensities
+        pool_sizes = drawn.pool_sizes
     filled = lists.columns >= 0
     at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
+    lengths = filled.sum(axis=1)
+    # what isn't scored by the ranker has no reasons of the ranker's
+    explained = np.minimum(lengths, EXPLAINED if score is predict else 0)
+    first = places_in(np.append(0, np.cumsum(lengths))) < np.repeat(explained, lengths)
     return Ranked(
-        lengths=filled.sum(axis=1),
+        lengths=lengths,
         items=candidates.item[at],
         scores=scores[at],
         sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
         propensities=propensities[filled],
+        pool_sizes=pool_sizes[filled],
+        explained=explained,
+        explanations=(
+            explain(build, features[at[first]]) if first.any() else nothing_explained()
+        ),
         user_values=users.features,
         candidate_values=features[at, width_before(build) :],
     )

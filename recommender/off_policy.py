@@ -108,6 +108,56 @@ def estimate(draws: pa.Table, seed: int) -> OffPolicy | NoSupport:
     )
 
 
+SLOT_VALUE = pa.schema(
+    [
+        pa.field("policy", pa.string()),
+        pa.field("ips", pa.float64()),
+        pa.field("ips_low", pa.float64()),
+        pa.field("ips_high", pa.float64()),
+        pa.field("snips", pa.float64()),
+        pa.field("snips_low", pa.float64()),
+        pa.field("snips_high", pa.float64()),
+        pa.field("draws", pa.int64()),
+        pa.field("effective", pa.float64()),
+        pa.field("refusal", pa.string()),
+    ]
+)
+
+
+def slot_value(draws: pa.Table, seed: int) -> pa.Table:
+    """SLOT_VALUE: what the slot earns a draw, as it draws and drawing evenly.
+
+    ``draws``: user_id, propensity, pool_size (among how many items it was
+    drawn), reward. Of other policies the log doesn't know with what chance they
+    would have drawn the same item; nor, without the pool's items, what a model
+    expects of them, so that there is no doubly robust estimate.
+    """
+    propensity = numbers(draws, "propensity", np.nan)
+    targets = {
+        "as drawn": propensity,
+        "evenly": 1 / numbers(draws, "pool_size", np.nan),
+    }
+    logged = draws.select(["user_id", "propensity", "reward"])
+    rows = []
+    for policy, target in targets.items():
+        asked = logged.append_column("target", pa.array(target))
+        rows.append(_row(policy, estimate(asked, seed)))
+    return pa.Table.from_pylist(rows, schema=SLOT_VALUE)
+
+
+def _row(policy: str, found: OffPolicy | NoSupport) -> dict[str, object]:
+    row: dict[str, object] = {
+        "policy": policy,
+        "draws": found.draws,
+        "effective": found.effective,
+    }
+    if isinstance(found, NoSupport):
+        return row | {"refusal": found.reason}
+    for name, one in (("ips", found.ips), ("snips", found.snips)):
+        row |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
+    return row
+
+
 def _read(draws: pa.Table) -> _Draws:
     user, _ = codes(ids(draws, "user_id"))
     propensity = numbers(draws, "propensity", np.nan)

@@ -297,6 +297,7 @@ class Demo:
             "  dbt docs generate --static    # the lineage: target/static_index.html\n"
             "  dbt show --inline \"select * from {{ ref('rec_lists') }}\"\n"
             "  feedloop trace EVENT_ID       # the way of an event, such as above\n"
+            "  feedloop evaluate --slot      # what exploration earns\n"
             "  feedloop dead-letters         # what could not be stored, and why\n"
             "  feedloop serve                # GET /recommendations on port 8081\n"
             "  feedloop settings             # all that can be set\n\n"
@@ -375,6 +376,8 @@ def way_of(event_id: str, found: dict[str, Any]) -> list[str]:
             f"there as {answered['source']} with probability "
             f"{answered['propensity']:.2g}"
         )
+        if answered["reasons"]:
+            lines.append(f"because    {', '.join(answered['reasons'])}")
     lines.append(
         "outcomes   " + ", ".join(one["event_type"] for one in found["outcomes"])
     )

@@ -7,6 +7,7 @@ people did next. The baselines get the same interactions and the same people.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -211,6 +212,27 @@ def _item_cohorts(history: pa.Table, truth: pa.Table) -> dict[str, pa.Array]:
     }
 
 
+def slot_value(settings: Settings) -> list[dict[str, Any]]:
+    """The rows of mon_slot_value, as the last `dbt build` left them."""
+    query = "select * from {{ ref('mon_slot_value') }} order by policy"
+    shown: Any = run_dbt(settings, "show", "--inline", query, "--limit", "-1").result
+    table = shown.results[0].agate_table
+    return [dict(zip(table.column_names, row, strict=True)) for row in table.rows]
+
+
+def _print_slot_value(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, default=float))
+        return
+    for row in rows:
+        said = row["refusal"] or ", ".join(
+            f"{name} {row[name]:.4f} [{row[f'{name}_low']:.4f}, "
+            f"{row[f'{name}_high']:.4f}]"
+            for name in ("ips", "snips")
+        )
+        click.echo(f"{row['policy']:<10} {row['draws']} draws  {said}")
+
+
 @click.command(epilog="Example: feedloop evaluate --dataset movielens-100k --json")
 @click.option(
     "--dataset",
@@ -225,13 +247,24 @@ def _item_cohorts(history: pa.Table, truth: pa.Table) -> dict[str, pa.Array]:
     help="Where the report goes; default: docs/quality.md. Plots lie beside it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON too.")
-def command(datasets: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+@click.option(
+    "--slot",
+    is_flag=True,
+    help="Instead: what this project's exploration slot earns, and would earn "
+    "drawing evenly, from its own log.",
+)
+def command(
+    datasets: tuple[str, ...], out: Path | None, as_json: bool, slot: bool
+) -> None:
     """Run the pipeline on public data up to a cut and compare its lists.
 
     The datasets are found under FEEDLOOP_DATA; each is built in a namespace of
     its own under .feedloop-evaluate, which is made anew.
     """
     base = from_environment()
+    if slot:
+        _print_slot_value(slot_value(base), as_json)
+        return
     found = []
     for name in datasets or SPLITS:
         settings = msgspec.structs.replace(

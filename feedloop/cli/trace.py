@@ -19,7 +19,7 @@ from feedloop.contracts.builds import (
     LISTS_FILE,
     USER_FEATURES_FILE,
 )
-from feedloop.contracts.lists import BuildId
+from feedloop.contracts.lists import REASONS, BuildId
 from feedloop.contracts.seeds import read_event_types, read_features
 from feedloop.errors import ContractError, FeedloopError
 from feedloop.settings import Settings, from_environment
@@ -141,9 +141,10 @@ def _answered_list(connection: duckdb.DuckDBPyConnection, event: Row) -> Row | N
             list_position(item_ids, ?) as position,
             propensities[list_position(item_ids, ?)] as propensity,
             sources[list_position(item_ids, ?)] as source,
-            scores[list_position(item_ids, ?)] as score
+            scores[list_position(item_ids, ?)] as score,
+            reasons[? * (position - 1) + 1 : ? * position] as reasons
         from lists where rec_id = ?""",
-        [*[event["item_id"]] * 4, event["rec_id"]],
+        [*[event["item_id"]] * 4, REASONS, REASONS, event["rec_id"]],
     )
     return rows[0] if rows else None
 

@@ -29,6 +29,9 @@ LISTS_SCHEMA = pa.schema(
         pa.field("scores", pa.list_(pa.float32())),
         pa.field("sources", pa.list_(pa.string())),
         pa.field("propensities", pa.list_(pa.float32())),
+        pa.field("pool_sizes", pa.list_(pa.int32())),
+        pa.field("reasons", pa.list_(pa.string())),
+        pa.field("reason_values", pa.list_(pa.float32())),
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("build_id", pa.string(), nullable=False),
         pa.field("generated_at", pa.timestamp("us", "UTC"), nullable=False),
@@ -36,7 +39,12 @@ LISTS_SCHEMA = pa.schema(
     ]
 )
 """One row a list. The lists are parallel, index 0 highest; ``propensities``
-holds the probability with which the item was chosen for its position."""
+holds the probability with which the item was chosen for its position, and
+``pool_sizes`` among how many (1: it was not drawn). ``reasons`` are the features
+that moved the score most, strongest first, and ``reason_values`` what each added:
+``REASONS`` an item, row-major, for the first items of the list only."""
+
+REASONS = 3
 
 FEATURE_LOG_SCHEMA = pa.schema(
     [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedloop.contracts.kernel import LIST_COLUMNS, Kernel
-from feedloop.contracts.lists import COLD_USER, rec_id
+from feedloop.contracts.lists import COLD_USER, REASONS, rec_id
 from feedloop.errors import ContractError
 from recommender.arrays import VECTOR, column, matrix
 from recommender.build import Build, open_model
@@ -19,6 +19,7 @@ from recommender.embeddings import (
     map_cold_items,
     train_item_factors,
 )
+from recommender.explanations import EXPLAINED
 from recommender.kernel import TRAINING_COLUMNS, ListKernel, rebatched
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
@@ -90,8 +91,14 @@ def test_lists_keep_the_contract(world: tuple[Build, pa.RecordBatch]) -> None:
         assert row["rec_id"] == rec_id(row["user_id"], "home", build.build_id)
         assert row["surface"] == "home"
         assert len(row["item_ids"]) == HOME.list_length
-        for name in ("scores", "sources", "propensities"):
+        for name in ("scores", "sources", "propensities", "pool_sizes"):
             assert len(row[name]) == len(row["item_ids"])
+        assert all(
+            (size > 1) == (chance < 1)
+            for size, chance in zip(row["pool_sizes"], row["propensities"], strict=True)
+        )
+        for name in ("reasons", "reason_values"):
+            assert len(row[name]) == REASONS * min(EXPLAINED, len(row["item_ids"]))
         assert len(row["user_values"]) == len(build.spec.user_features)
         own = width - len(row["user_values"]) - build.item_values.shape[1]
         assert len(row["candidate_values"]) == own * len(row["item_ids"])

@@ -11,7 +11,7 @@ import pytest
 
 from feedloop.errors import ContractError
 from recommender.exploration import chances
-from recommender.off_policy import NoSupport, OffPolicy, estimate
+from recommender.off_policy import NoSupport, OffPolicy, estimate, slot_value
 from simulator.choice import ChoiceModel, chance
 from simulator.world import World, WorldSize
 
@@ -51,6 +51,7 @@ class Slot:
             {
                 "user_id": [f"u{one}" for one in person],
                 "propensity": self.drawn_by[person, at],
+                "pool_size": np.full(len(person), POOL),
                 "target": self.target[person, at],
                 "reward": (rng.random(len(person)) < self.click[person, at]) * 1.0,
                 "predicted": self.predicted[person, at],
@@ -88,6 +89,33 @@ def test_the_policy_that_drew_earns_what_it_earned() -> None:
     assert found.snips.mean == pytest.approx(mean)
     assert found.effective == pytest.approx(len(log))
     assert found.dr is None
+
+
+def test_what_drawing_evenly_earns_is_found_from_other_draws() -> None:
+    slot = Slot(sharper=0.02)
+    evenly = float(slot.click.mean())
+    drawn = float((slot.drawn_by * slot.click).sum(axis=1).mean())
+    # the draws lean to what is good, so that the two are not the same question
+    assert drawn > 1.1 * evenly
+    within: Counter[str] = Counter()
+    for seed in range(20):
+        rows = {
+            row["policy"]: row
+            for row in slot_value(slot.logged(seed), seed).to_pylist()
+        }
+        assert rows["as drawn"]["effective"] == pytest.approx(PEOPLE * NIGHTS)
+        for policy, truth in (("as drawn", drawn), ("evenly", evenly)):
+            assert rows[policy]["refusal"] is None
+            for name in ("ips", "snips"):
+                low, high = rows[policy][f"{name}_low"], rows[policy][f"{name}_high"]
+                within[policy + name] += low <= truth <= high
+    assert min(within.values()) >= 16
+
+
+def test_a_slot_that_was_hardly_shown_has_no_value() -> None:
+    few = slot_value(Slot(sharper=0.02).logged(0).slice(0, 50), 1).to_pylist()
+    assert [row["ips"] for row in few] == [None, None]
+    assert "collect more impressions" in few[1]["refusal"]
 
 
 def draws(propensity: list[float], target: list[float]) -> pa.Table:

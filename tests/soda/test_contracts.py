@@ -105,7 +105,7 @@ VIOLATIONS = [
     ("item_features", "update {} set item_age_days = -1", "No invalid"),
     ("item_features", "update {} set item_popularity_1d = 1e9", "A longer window"),
     ("lists", "update {} set item_ids = []", "No list is empty"),
-    ("lists", "update {} set scores = scores[2:]", "Items, scores"),
+    ("lists", "update {} set scores = scores[2:]", "What is said"),
     (
         "lists",
         "update {} set item_ids = [item_ids[2]] || item_ids[2:]",

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from feedloop.cli.build import nightly
+from feedloop.cli.evaluate import slot_value
 from feedloop.cli.trace import trace
 from feedloop.contracts import builds
-from feedloop.contracts.lists import RequestSigner
+from feedloop.contracts.lists import REASONS, RequestSigner
 from feedloop.contracts.log import EVENTS, Message
 from feedloop.errors import FeedloopError
 from tests.conftest import VARIABLES, Project
@@ -29,9 +30,11 @@ def test_from_the_offset_to_the_outcome(
     settings = project.settings
     first = nightly(settings, project.clock, END, variables=VARIABLES)
     folder, _ = builds.read_part(settings.builds_dir, first.build_id, builds.LISTS)
-    ((rec_id, item_id),) = project.query(
-        "select rec_id, item_ids[1] from rec_lists where user_id = 'u000'"
+    ((rec_id, item_id, drawn, pool_size),) = project.query(
+        "select rec_id, item_ids[1], item_ids[8], pool_sizes[8] "
+        "from rec_lists where user_id = 'u000'"
     )
+    assert pool_size > 1
     assert (folder / builds.LISTS_FILE).exists()
     # a night tests its data; what tests the SQL is left to CI
     ran = msgspec.json.decode((settings.home_dir / RUN_RESULTS).read_bytes())
@@ -45,9 +48,10 @@ def test_from_the_offset_to_the_outcome(
         checkerboard.event("seen", 0, int(item_id[1:]), shown, "impression"),
         checkerboard.event("clicked", 0, int(item_id[1:]), shown, "click"),
         checkerboard.event("forged", 0, int(item_id[1:]), shown, "click"),
+        checkerboard.event("drawn", 0, int(drawn[1:]), shown, "impression"),
     ]
     for row, request in zip(
-        rows, (request_id, request_id, f"{rec_id}.00.00"), strict=True
+        rows, (request_id, request_id, f"{rec_id}.00.00", request_id), strict=True
     ):
         row["context"] = {"request_id": request, "page_position": 1}
     checkerboard.send_events(project.log, settings, rows)
@@ -63,6 +67,7 @@ def test_from_the_offset_to_the_outcome(
     assert found["log"]["load_seq"] == 2
     assert found["answers"]["position"] == 1
     assert found["answers"]["build_id"] == first.build_id
+    assert len(found["answers"]["reasons"]) == REASONS
     assert [outcome["event_id"] for outcome in found["outcomes"]] == ["clicked"]
     changed = {change["feature"]: change for change in found["features"]}
     assert changed["item_impressions_30d"]["after"] == 1
@@ -77,6 +82,14 @@ def test_from_the_offset_to_the_outcome(
         trace(settings, "never-sent")
 
     impressions = project.query(
-        "select item_id, list_position, is_positive from fct_impressions"
+        "select item_id, list_position, is_positive from fct_impressions "
+        "order by list_position"
     )
-    assert impressions == [(item_id, 1, True)]
+    assert impressions == [(item_id, 1, True), (drawn, 8, False)]
+    draws = project.query("select item_id, pool_size, reward from fct_draws")
+    assert draws == [(drawn, pool_size, 0)]
+    # one draw tells nothing, and the answer says so
+    value = slot_value(settings)
+    assert [row["policy"] for row in value] == ["as drawn", "evenly"]
+    assert [row["ips"] for row in value] == [None, None]
+    assert "collect more impressions" in value[0]["refusal"]

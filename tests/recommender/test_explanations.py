@@ -1,0 +1,59 @@
+"""What adds to a score, and that nothing is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost as xgb
+
+from recommender.explanations import explain
+from recommender.ranking import predict
+from tests.recommender.worlds import items_table, make_build
+
+
+def test_the_feature_that_decides_is_the_first_reason(tmp_path: Path) -> None:
+    names = make_build(tmp_path / "names", items_table(3)).feature_names
+    rng = np.random.default_rng(1)
+    features = rng.random((4000, len(names)), np.float32)
+    strong, weak = names.index("item_ctr_30d"), names.index("als_cosine")
+    label = 3 * features[:, strong] - features[:, weak]
+    ranker = xgb.train(
+        {"max_depth": 3, "nthread": 1, "base_score": 0.0},
+        xgb.DMatrix(features, label, feature_names=names, nthread=1),
+        60,
+    )
+    build = make_build(
+        tmp_path / "ranked", items_table(3), ranker=bytes(ranker.save_raw("ubj"))
+    )
+    asked = np.full((2, len(names)), 0.5, np.float32)
+    asked[0, strong], asked[1, strong] = 0.99, 0.01
+    asked[:, weak] = 0.6
+    found = explain(build, asked)
+    assert found.features[:, :2].tolist() == [[strong, weak]] * 2
+    assert found.added[0, 0] > 0 > found.added[1, 0]
+    assert found.added[0, 1] < 0
+    # the others add nothing to speak of, so that the reasons are the whole score
+    assert found.added.sum(axis=1) + _mean(ranker, features) == pytest.approx(
+        predict(build, asked), abs=0.15
+    )
+
+
+def _mean(ranker: xgb.Booster, features: np.ndarray) -> float:
+    return float(ranker.inplace_predict(features, validate_features=False).mean())
+
+
+def test_without_a_ranker_the_terms_of_the_blend_are_the_reasons(
+    tmp_path: Path,
+) -> None:
+    build = make_build(tmp_path, items_table(3))
+    names = build.feature_names
+    features = np.zeros((1, len(names)), np.float32)
+    features[0, names.index("als_cosine")] = 0.9
+    features[0, names.index("popular_reciprocal_rank")] = 0.4
+    features[0, names.index("item_age_days")] = 100
+    found = explain(build, features)
+    first, second, _ = (names[at] for at in found.features[0])
+    assert (first, second) == ("als_cosine", "popular_reciprocal_rank")
+    assert found.added.sum() == pytest.approx(predict(build, features)[0])
