@@ -80,7 +80,9 @@ class Popularity(Baseline):
 
     With ``half_life_hours`` an interaction counts half as much for each such
     time before ``as_of``; with ``last_hours`` only the last ones count. Both
-    need the column occurred_at.
+    need the column occurred_at. With ``segments`` (user_id, segment) those of
+    one's own segment come first, and everyone's decide where they are equal;
+    who has no segment gets everyone's.
     """
 
     def __init__(
@@ -89,12 +91,14 @@ class Popularity(Baseline):
         as_of: datetime | None = None,
         half_life_hours: float | None = None,
         last_hours: float | None = None,
+        segments: pa.Table | None = None,
     ) -> None:
         if as_of is None and (half_life_hours or last_hours):
             raise ValueError("A half-life or a window needs the as_of it ends at.")
         self.as_of = as_of
         self.half_life_hours = half_life_hours
         self.last_hours = last_hours
+        self.segments = segments
 
     def _scorer(self, log: _Log, interactions: pa.Table) -> Scorer:
         weight = np.ones(len(log.item))
@@ -105,7 +109,24 @@ class Popularity(Baseline):
             if self.last_hours is not None:
                 weight = np.where(age < self.last_hours, weight, 0.0)
         popular = np.bincount(log.item, weight, len(log.item_ids))
-        return lambda rows: np.broadcast_to(popular, (len(rows), len(popular)))
+        if self.segments is None:
+            return lambda rows: np.broadcast_to(popular, (len(rows), len(popular)))
+        segment, names = codes(ids(self.segments, "segment"))
+        at = positions(ids(self.segments, "user_id"), log.user_ids)
+        # one more for those who have none
+        segment = np.append(segment, len(names))[at]
+        theirs: Doubles = (
+            np.bincount(
+                segment[log.user] * len(popular) + log.item,
+                weight,
+                (len(names) + 1) * len(popular),
+            )
+            .reshape(-1, len(popular))
+            .astype(np.float64)
+        )
+        theirs[-1] = 0
+        theirs += popular / (popular.max(initial=0) + 1)
+        return lambda rows: theirs[segment[rows]]
 
 
 class ItemItem(Baseline):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feedloop.cli.dbt_run import run_dbt
-from feedloop.cli.quality_report import Quality, write_report
+from feedloop.cli.quality_report import EVERYONE, PIPELINE, Quality, write_report
 from feedloop.clock import SystemClock
 from feedloop.contracts import builds
 from feedloop.contracts.seeds import read_event_types
@@ -31,11 +31,13 @@ from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import console
 from loaders.duckdb_plugin import raw_views
 from loaders.importing import import_dataset
+from recommender.arrays import flat
 from recommender.baselines import Als, Baseline, ItemItem, Popularity
 from recommender.embeddings import AlsParams
-from recommender.metrics import evaluate
+from recommender.metrics import Estimate, differences, evaluate, per_user
 
 KS = (10, 20)
+IN_SEGMENT = "popularity in segment"
 SEED = 1
 CASUAL, POWER = 5, 50
 KNOWN_ITEM = 10
@@ -48,6 +50,7 @@ class Split:
 
     ``cut`` None is the instant that ``share`` of the interactions precede;
     ``horizon`` how long after it counts as truth (None: to the end).
+    ``popular_hours``: what popularity in a segment looks back at (None: all).
     """
 
     dataset: str
@@ -55,6 +58,7 @@ class Split:
     cut: datetime | None = None
     share: float = 0.8
     horizon: timedelta | None = None
+    popular_hours: float | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -71,6 +75,7 @@ SPLITS = {
             "Globo.com: news clicks, fresh articles, short sessions",
             cut=datetime(2017, 10, 13, 15, tzinfo=UTC),
             horizon=timedelta(hours=3),
+            popular_hours=24,
         ),
     )
 }
@@ -99,10 +104,15 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
     if build_id is None:
         raise WarehouseEmpty(f"dbt made no build in {settings.builds_dir}.")
     folder, manifest = builds.read_part(settings.builds_dir, build_id, builds.LISTS)
-    listed = {"pipeline": _listed(folder / builds.LISTS_FILE, people)}
+    listed = {PIPELINE: _listed(folder / builds.LISTS_FILE, people)}
+    cohorts = _cohorts(history, people)
+    segments = _segments(settings, history)
     baselines: dict[str, Baseline] = {
         "popularity": Popularity(),
         "popularity, last 24 h": Popularity(as_of=cut, last_hours=24),
+        IN_SEGMENT: Popularity(
+            as_of=cut, last_hours=split.popular_hours, segments=segments
+        ),
         "item-item": ItemItem(),
         "ALS": Als(AlsParams()),
     }
@@ -110,7 +120,6 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         started = time.perf_counter()
         listed[name] = baseline.recommend(history, people, max(KS), True)
         seconds[name] = round(time.perf_counter() - started, 1)
-    cohorts = _cohorts(history, people)
     item_cohorts = _item_cohorts(history, truth)
     return Quality(
         dataset=split.dataset,
@@ -122,6 +131,7 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         model_version=manifest.model_version,
         seconds=seconds,
         item_cohorts=list(item_cohorts),
+        lead=_lead(listed, truth, cohorts, item_cohorts),
         methods={
             name: evaluate(
                 rows,
@@ -183,6 +193,56 @@ def _listed(path: Path, people: pa.Array) -> pa.Table:
             "from read_parquet(?) semi join people using (user_id)",
             [str(path)],
         ).to_arrow_table()
+
+
+def _segments(settings: Settings, history: pa.Table) -> pa.Table:
+    """user_id, segment: the catalogue's, else by how much somebody is known."""
+    with raw_views(settings) as connection:
+        declared = connection.execute(
+            "select user_id, max_by(segment, ingested_at) as segment from users "
+            "where segment is not null group by user_id"
+        ).to_arrow_table()
+    everyone = history["user_id"].combine_chunks().unique()
+    others = everyone.filter(
+        pc.invert(pc.is_in(everyone, value_set=declared["user_id"].combine_chunks()))
+    )
+    return pa.concat_tables(
+        [
+            declared,
+            *(
+                pa.table({"user_id": ids, "segment": [name] * len(ids)})
+                for name, ids in _cohorts(history, others).items()
+            ),
+        ],
+        promote_options="permissive",
+    )
+
+
+def _lead(
+    listed: Mapping[str, pa.Table],
+    truth: pa.Table,
+    user_cohorts: Mapping[str, pa.Array],
+    item_cohorts: Mapping[str, pa.Array],
+) -> dict[str, dict[str, Estimate]]:
+    """By cohort and metric: the pipeline above popularity in people's segment,
+    resampled in pairs."""
+
+    def values(kept: pa.Table) -> tuple[pa.Table, pa.Table]:
+        return (
+            per_user(listed[PIPELINE], kept, KS),
+            per_user(listed[IN_SEGMENT], kept, KS),
+        )
+
+    cut = {EVERYONE: truth}
+    for column, cohorts in (("user_id", user_cohorts), ("item_id", item_cohorts)):
+        for name, members in cohorts.items():
+            inside = pc.is_in(truth[column], value_set=flat(members))
+            cut[name] = truth.filter(inside)
+    return {
+        name: differences(*values(kept), SEED)
+        for name, kept in cut.items()
+        if len(kept)
+    }
 
 
 def _cohorts(history: pa.Table, people: pa.Array) -> dict[str, pa.Array]:

@@ -14,6 +14,8 @@ from recommender.metrics import Estimate
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "hr@20", "mrr@20")
 PLOTTED = ("recall@20", "ndcg@20")
 EVERYONE = "all"
+PIPELINE = "pipeline"
+LEAD = "recall@20"
 
 HEAD = """\
 # Quality of the lists
@@ -23,7 +25,8 @@ Written by `feedloop evaluate`. The whole pipeline is run on public data with
 a history did after it: items they had not touched before, full ranking, items
 that nobody had seen by the cut counting as misses. The lists are taken as they
 are served, diversity rule and exploration slots included. The baselines get
-the same interactions and leave out what a person has touched.
+the same interactions and leave out what a person has touched. A person's segment
+is the catalogue's; where it has none, how many interactions there are of them.
 
 In brackets: 95 % bootstrap interval over people.
 """
@@ -31,7 +34,8 @@ In brackets: 95 % bootstrap interval over people.
 
 class Quality(msgspec.Struct, frozen=True):
     """What came out on one split: estimates by method, cohort and metric.
-    ``item_cohorts``: the cohorts that cut the truth, and not the people."""
+    ``item_cohorts``: the cohorts that cut the truth, and not the people.
+    ``lead``: how far the pipeline is above popularity in people's segment."""
 
     dataset: str
     title: str
@@ -42,6 +46,7 @@ class Quality(msgspec.Struct, frozen=True):
     model_version: str
     seconds: dict[str, float]
     item_cohorts: list[str]
+    lead: dict[str, dict[str, Estimate]]
     methods: dict[str, dict[str, dict[str, Estimate]]]
 
 
@@ -70,7 +75,7 @@ def _section(quality: Quality, plot: str) -> str:
         "",
         _table(quality, EVERYONE),
     ]
-    found = [c for c in quality.methods["pipeline"] if c != EVERYONE]
+    found = [c for c in quality.methods[PIPELINE] if c != EVERYONE]
     people = [cohort for cohort in found if cohort not in quality.item_cohorts]
     items = [cohort for cohort in found if cohort in quality.item_cohorts]
     if people:
@@ -98,21 +103,26 @@ def _cohort_table(quality: Quality, cohorts: Sequence[str]) -> str:
     rows = [
         "| interactions | people | "
         + " | ".join(f"{method} recall@20" for method in quality.methods)
-        + " |",
-        "| --- | --- |" + " --- |" * len(quality.methods),
+        + " | above popularity in segment |",
+        "| --- | --- |" + " --- |" * (len(quality.methods) + 1),
     ]
     for cohort in cohorts:
-        people = quality.methods["pipeline"][cohort]["recall@20"].users
+        people = quality.methods[PIPELINE][cohort]["recall@20"].users
         shown = " | ".join(
             _figure(cohorts_of[cohort]["recall@20"])
             for cohorts_of in quality.methods.values()
         )
-        rows.append(f"| {cohort} | {people:,} | {shown} |")
+        lead = _difference(quality.lead[cohort][LEAD])
+        rows.append(f"| {cohort} | {people:,} | {shown} | {lead} |")
     return "\n".join(rows)
 
 
 def _figure(estimate: Estimate) -> str:
     return f"{estimate.mean:.3f} ({estimate.low:.3f}–{estimate.high:.3f})"
+
+
+def _difference(estimate: Estimate) -> str:
+    return f"{estimate.mean:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
 
 
 def _plot(quality: Quality, path: Path) -> None:
@@ -126,7 +136,7 @@ def _plot(quality: Quality, path: Path) -> None:
             [one.mean - one.low for one in found],
             [one.high - one.mean for one in found],
         ]
-        colours = ["tab:blue" if n == "pipeline" else "lightgrey" for n in names]
+        colours = ["tab:blue" if n == PIPELINE else "lightgrey" for n in names]
         axis.barh(names, means, xerr=spread, color=colours, capsize=3)
         axis.invert_yaxis()
         axis.set_title(metric)

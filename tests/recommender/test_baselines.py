@@ -62,6 +62,19 @@ def test_popularity_plain_recent_and_decayed() -> None:
         Popularity(last_hours=24)
 
 
+def test_popularity_in_a_segment_is_its_people_s() -> None:
+    board = log([("a1", "x", 1), ("a2", "x", 1), ("b1", "y", 1), ("b1", "z", 1)])
+    segments = pa.table(
+        {"user_id": ["a1", "a2", "b1", "b2"], "segment": ["a", "a", "b", "b"]}
+    )
+    method = Popularity(segments=segments)
+    found = listed(method.recommend(board, users("a1", "b1", "?"), 3, False))
+    assert found["a1"] == ["x", "y", "z"]
+    # everyone's decide only where one's own don't
+    assert found["b1"] == ["y", "z", "x"]
+    assert found["?"] == ["x", "y", "z"]
+
+
 def test_item_item_and_als_recommend_what_people_alike_have_seen() -> None:
     board = log(
         [
