@@ -91,7 +91,8 @@ class RankerModel:
     """``bytes`` is XGBoost's UBJSON. ``metrics``: ``groups``, ``rows``, for each
     feature ``from_SOURCE`` the share of the positives that the source brought
     (one may come from several), and on held-out groups ``ndcg@10`` of the ranker
-    and ``fallback_ndcg@10`` of the blend on the same rows. ``importances``: gain by feature, summing to 1."""
+    and ``fallback_ndcg@10`` of the blend on the same rows. ``importances``: gain by
+    feature, summing to 1."""
 
     bytes: bytes
     metrics: dict[str, float]
