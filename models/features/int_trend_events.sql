@@ -16,7 +16,7 @@ engagements as (
         events.occurred_at
     from events
     inner join {{ ref('int_as_of') }} as instants
-        on instants.as_of >= events.occurred_at
+        on events.occurred_at <= instants.as_of
     where
         instants.purpose = 'serving'
         and events.occurred_at
