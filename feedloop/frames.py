@@ -6,7 +6,11 @@ frame); ``session`` is what dbt hands a Python model.
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -47,7 +51,58 @@ def frame(session: Any, rows: pa.Table | pa.RecordBatchReader) -> Any:
         return rows
     if isinstance(rows, pa.RecordBatchReader):
         rows = rows.read_all()
-    return session.createDataFrame(rows)
+    return _data_frame(session, rows)
+
+
+def _data_frame(session: Any, table: pa.Table) -> Any:
+    # Spark reads no further than the first empty batch
+    return session.createDataFrame(table.combine_chunks())
+
+
+class Mapper(Protocol):
+    """A pure function of batches, whose rows don't depend on one another, that
+    a process of Spark's can be sent."""
+
+    schema: pa.Schema
+
+    def on_one_thread(self) -> Mapper: ...
+
+    def __call__(
+        self, batches: Iterable[pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]: ...
+
+
+def mapped(session: Any, relation: Any, function: Mapper, first: pa.Table) -> Any:
+    """``first`` and what ``function`` makes of ``relation``, as something a dbt
+    Python model may return.
+
+    DuckDB streams the rows through this process. Spark maps partitions, as many
+    as a shuffle has, on its executors: none of the rows comes here.
+    """
+    if hasattr(session, "cursor"):
+        made = function(batches(session, relation))
+        everything = itertools.chain(first.to_batches(), made)
+        return pa.RecordBatchReader.from_batches(function.schema, everything)
+    before = _data_frame(session, first)
+    on_worker = partial(_on_worker, uuid.uuid4().hex, function.on_one_thread())
+    parts = int(session.conf.get("spark.sql.shuffle.partitions"))
+    # with their number named, Spark doesn't join small ones into one
+    spread = relation.repartition(parts)
+    return before.unionByName(spread.mapInArrow(on_worker, before.schema))
+
+
+_functions: dict[str, Mapper] = {}
+"""In a Python worker of Spark: the last run's function, with what it opened."""
+
+
+def _on_worker(
+    run: str, function: Mapper, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """A worker does one task after another: it opens a build for the first."""
+    if run not in _functions:
+        _functions.clear()
+        _functions[run] = function
+    return _functions[run](batches)
 
 
 def previous(dbt: Any, session: Any) -> pa.Table | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,12 @@ from recommender.examples import aligned
 from recommender.history import read_history
 from recommender.inner_split import split
 from recommender.item_item import ItemItemParams, train_neighbours
-from recommender.kernel import TRAINING_COLUMNS, ListKernel
+from recommender.kernel import (
+    TRAINING_COLUMNS,
+    USERS_A_BATCH,
+    ListKernel,
+    rebatched,
+)
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
 from recommender.trend import TrendParams, best_half_life
@@ -410,29 +417,45 @@ def build_row(manifest: builds.Manifest) -> pa.Table:
     return pa.Table.from_pylist([row], BUILD_SCHEMA)
 
 
-def score(
-    builds_dir: Path,
-    build_id: str,
-    users: Iterable[pa.RecordBatch],
-    surfaces: Mapping[str, Surface],
-    seed: int,
-) -> pa.RecordBatchReader:
-    """Lists (LIST_COLUMNS) of every user and the cold-start list, streamed.
+@dataclass(frozen=True)
+class Scorer:
+    """Lists (LIST_COLUMNS) for batches of kernel users with a column ``surface``
+    that names their list's: of a build, a seed and those rows alone, so that it
+    is the same wherever it runs. It opens the build when first asked.
 
-    ``users``: kernel users with a column ``surface`` that names their list's.
+    ``threads`` (0: all that this process may use) changes the time only.
     """
-    kernel = ListKernel(open_model(builds_dir, build_id), seed=seed)
 
-    def stream() -> Iterator[pa.RecordBatch]:
-        for surface in surfaces.values():
-            if surface.serves_list:
-                yield kernel.cold_lists(surface.surface)
-        for batch in users:
+    builds_dir: Path
+    build_id: str
+    seed: int
+    threads: int = 0
+
+    schema = LIST_COLUMNS
+
+    @cached_property
+    def _kernel(self) -> ListKernel:
+        build = open_model(self.builds_dir, self.build_id)
+        return ListKernel(build, seed=self.seed, threads=self.threads)
+
+    def on_one_thread(self) -> Scorer:
+        """The same, to run beside others; small, for nothing is opened yet."""
+        return replace(self, threads=1)
+
+    def __call__(self, users: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in rebatched(users, USERS_A_BATCH):
             for surface in pc.unique(batch["surface"]).to_pylist():
                 rows = batch.filter(pc.equal(batch["surface"], surface))
-                yield kernel.lists(rows, surface)
+                yield self._kernel.lists(rows, surface)
 
-    return pa.RecordBatchReader.from_batches(LIST_COLUMNS, stream())
+    def cold_lists(self, surfaces: Mapping[str, Surface]) -> pa.Table:
+        """The cold-start list of every surface that serves one."""
+        lists = [
+            self._kernel.cold_lists(surface.surface)
+            for surface in surfaces.values()
+            if surface.serves_list
+        ]
+        return pa.Table.from_batches(lists, LIST_COLUMNS)
 
 
 def feature_log_items(builds_dir: Path, build_id: str) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,6 +94,8 @@ def spark_session(overrides: Mapping[str, str]) -> SparkSession:
         if home is not None:
             # Spark's launcher script knows no other way to be told.
             os.environ["JAVA_HOME"] = home
+        # Its Python workers would be whatever `python3` the PATH has.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder
         for key, value in session_conf(settings, overrides).items():
             builder = builder.config(key, value)

@@ -23,7 +23,12 @@ sums as (
         element.place,
         cast(count(*) as bigint) as people,
         cast(
-            sum(cast(floor(element.value * 1000000 + 0.5) as bigint)) as bigint
+            sum(
+                cast(
+                    floor(cast(element.value as double) * 1000000 + 0.5)
+                    as bigint
+                )
+            ) as bigint
         ) as millionths
     from vectors
     {{ explode_with_place('vectors.vector', 'element', 'place', 'value') }}
