@@ -14,10 +14,6 @@ ANY = CompactionPolicy(64 << 20, min_files=2)
 ALL_AGES = timedelta(0)
 
 
-class Killed(BaseException):
-    """As sudden as a SIGKILL: nothing in between may catch it."""
-
-
 def later(hours: float) -> datetime:
     """The system's clock: it dates commits and files."""
     return datetime.now(UTC) + timedelta(hours=hours)

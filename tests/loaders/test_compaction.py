@@ -24,10 +24,10 @@ from loaders.iceberg import (
 )
 from loaders.loader import Loader
 from loaders.orphans import remove_orphans
+from tests.loaders.dying import Killed
 from tests.loaders.maintained import (
     ALL_AGES,
     ANY,
-    Killed,
     files,
     later,
     newest,

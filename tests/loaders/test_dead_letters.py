@@ -32,6 +32,7 @@ from loaders.log import create_topics, open_log
 from loaders.maintenance import maintain
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
+from tests.loaders.dying import EVERY_COMMIT, killed_after
 from tests.loaders.maintained import later
 from tests.loaders.sending import event, event_ids, message, rows, send
 from tests.support.kafka_broker import KafkaBroker
@@ -138,10 +139,6 @@ def test_only_those_that_are_meant(
     assert len(rows(settings, "dead_letters")) == 2
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("commits", range(3))
 def test_killed_between_two_steps(
     commits: int,
@@ -149,25 +146,11 @@ def test_killed_between_two_steps(
     replay: DeadLetterReplay,
     settings: Settings,
     clock: FixedClock,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After none of the commits, after the rows', after the dead letters'."""
     learn(settings, "dance")
-    real = FencedAppend.commit
-    left = iter(range(commits))
-
-    def dying(self: Any, fence: Any) -> None:
-        if next(left, None) is None:
-            raise Killed
-        real(self, fence)
-
-    monkeypatch.setattr("loaders.iceberg._PendingCommit.commit", dying)
-    if commits < 2:
-        with pytest.raises(Killed):
-            replay.run(ALL)
-    else:
+    with killed_after(commits, of=2):
         replay.run(ALL)
-    monkeypatch.undo()
     replay.run(ALL)
     assert event_ids(settings) == ["e0", "e1", "e2", "e3"]
     assert len(rows(settings, "dead_letters")) == 2
@@ -193,7 +176,7 @@ def test_a_loader_with_the_same_event_id_at_the_same_time(
             replay.run(ALL)
         real(self, fence)
 
-    monkeypatch.setattr("loaders.iceberg._PendingCommit.commit", commit)
+    monkeypatch.setattr(EVERY_COMMIT, commit)
     with pytest.raises(Fenced):
         loader.load_once()
     assert loader.load_once().duplicates == 1
@@ -233,7 +216,6 @@ def test_an_item_is_stored_once(
     settings: Settings,
     clock: FixedClock,
     catalog: Catalog,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has no id of a message; its place in the log tells it."""
     good = msgspec.json.encode(ITEM)
@@ -253,21 +235,8 @@ def test_an_item_is_stored_once(
     append = FencedAppend(letters)
     append.add(pa.Table.from_pylist([letter], schema=DEAD_LETTERS_SCHEMA))
     append.commit(OffsetsKept())
-    real = FencedAppend.commit
-    left = iter(range(commits))
-
-    def dying(self: Any, fence: Any) -> None:
-        if next(left, None) is None:
-            raise Killed
-        real(self, fence)
-
-    monkeypatch.setattr("loaders.iceberg._PendingCommit.commit", dying)
-    if commits < 2:
-        with pytest.raises(Killed):
-            replay.run(ALL)
-    else:
+    with killed_after(commits, of=2):
         replay.run(ALL)
-    monkeypatch.undo()
     replay.run(ALL)
     assert len(rows(settings, "items")) == 2
     assert [row["value"] for row in rows(settings, "dead_letters")] == [b"bad"]

@@ -33,6 +33,7 @@ from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, LoadReport, load_all
 from loaders.log import create_topics, open_log
 from tests.loaders.conftest import NOW
+from tests.loaders.dying import Killed
 from tests.loaders.killable import load_until_done
 from tests.loaders.sending import event, event_ids, message, rows, send
 from tests.support.kafka_broker import KafkaBroker
@@ -422,10 +423,6 @@ def test_offsets_that_the_log_dropped_are_refused(
 
 
 # --- faults ------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """As sudden as a SIGKILL: nothing in between may catch it."""
 
 
 FAULTS = ["before the dead letters", "before the rows", "after the rows"]

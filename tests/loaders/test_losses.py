@@ -27,13 +27,14 @@ from feedloop.errors import (
 )
 from feedloop.settings import Settings, from_environment
 from loaders import losses as losses_module
-from loaders.iceberg import FencedAppend, committed, open_catalog
+from loaders.iceberg import committed, open_catalog
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
 from loaders.losses import Losses
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
+from tests.loaders.dying import Killed, killed_after
 from tests.loaders.sending import event, event_ids, rows, send
 from tests.support.kafka_broker import KafkaBroker
 
@@ -119,10 +120,6 @@ def test_a_topic_that_is_gone(
             go_on()
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("commits", range(4))
 def test_killed_while_it_accepts(
     commits: int,
@@ -130,25 +127,11 @@ def test_killed_while_it_accepts(
     losses: Losses,
     log: EventLog,
     settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After none, the audit's, the dead letters' and the last of its commits."""
     recreate(log, settings)
-    real = FencedAppend.commit
-    left = iter(range(commits))
-
-    def dying(self: FencedAppend, fence: Any) -> None:
-        if next(left, None) is None:
-            raise Killed
-        real(self, fence)
-
-    monkeypatch.setattr(FencedAppend, "commit", dying)
-    if commits < 3:
-        with pytest.raises(Killed):
-            losses.accept(NOW, "me")
-    else:
+    with killed_after(commits, of=3):
         losses.accept(NOW, "me")
-    monkeypatch.undo()
     losses.accept(NOW, "me")
     list(loader.catch_up())
     assert event_ids(settings) == OLD + NEW

@@ -6,7 +6,6 @@ import uuid
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,11 +16,12 @@ from feedloop.clock import FixedClock
 from feedloop.contracts.log import EventLog, Message
 from feedloop.errors import ReplayRefused
 from feedloop.settings import Settings, from_environment
-from loaders.iceberg import FencedAppend, open_catalog, open_table
+from loaders.iceberg import open_catalog, open_table
 from loaders.loader import Loader, load_all
 from loaders.replay import Replay
 from tests.loaders.commands import feedloop
 from tests.loaders.conftest import NOW
+from tests.loaders.dying import killed_after
 from tests.loaders.sending import event, event_ids, message, rows
 from tests.support.kafka_broker import KafkaBroker
 
@@ -122,10 +122,6 @@ def test_production_that_was_never_loaded_stays_so(
     assert event_ids(settings) == hours(0, 6)
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("commits", [0, 1, 2, 3])
 def test_killed_and_done_again(
     commits: int,
@@ -133,20 +129,9 @@ def test_killed_and_done_again(
     catalog: Catalog,
     settings: Settings,
     log: EventLog,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = FencedAppend.commit
-    left = iter(range(commits))
-
-    def dying(self: Any, fence: Any) -> None:
-        if next(left, None) is None:
-            raise Killed
-        real(self, fence)
-
-    monkeypatch.setattr(FencedAppend, "commit", dying)
-    with pytest.raises(Killed):
+    with killed_after(commits, of=4):
         list(replay.run(replay.open("events", at(1), at(5))))
-    monkeypatch.undo()
     again = Replay(settings, catalog, log, "again")
     list(again.run(again.open("events", at(1), at(5))))
     assert stored(catalog, again) == hours(1, 5)
