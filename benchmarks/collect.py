@@ -31,6 +31,7 @@ PARTITIONS = 8
 USERS = 20_000
 SIZES = (1, 20, 100)
 SHARE = 0.7  # of what it can do, for times
+LONE_PER_S = 20  # so few that none meets another
 CONNECTIONS = 32
 HUNG_CONNECTIONS = 200
 BACK_S = 60.0
@@ -239,6 +240,14 @@ def _measure_log(
                 ),
             ]
             rate_100 = per_core
+        lone = [sides[1].p99_ms(LONE_PER_S) for _ in range(size.rounds)]
+        figures.append(
+            Figure(
+                f"{prefix}p99_ms_lone",
+                statistics.median(lone),
+                f"slowest hundredth of {LONE_PER_S} single events a second",
+            )
+        )
     return figures, rate_100
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -142,7 +142,7 @@ def spark(topic: _Topic, home: Path) -> dict[str, Usage]:
     for run in runs.values():
         _check(topic, run.events)
     return {
-        name: Usage(run.wall_s, run.cpu_s, run.peak_rss_mb)
+        f"spark {name}": Usage(run.wall_s, run.cpu_s, run.peak_rss_mb)
         for name, run in runs.items()
     }
 
@@ -162,19 +162,19 @@ def speed(topic: _Topic, folder: Path, rounds: int) -> list[Figure]:
         return folder / f"round-{next(names)}"
 
     environment("spark")  # made before anything is measured
-    ours = in_turn(
-        {
-            "scheduled": lambda: scheduled(topic, home()),
-            "warm": lambda: warm(topic, home()),
-            "limit": lambda: limit(topic, home()),
-            "readers": lambda: scheduled(topic, home(), READERS),
-        },
-        rounds,
-    )
-    peers = in_turn({"spark": lambda: spark(topic, home())}, rounds)["spark"]
-    usages = {name: median_of(found) for name, found in ours.items()}
-    for name in ("scheduled", "warm"):
-        usages[f"spark {name}"] = median_of([peer[name] for peer in peers])
+    sides: dict[str, Callable[[], dict[str, Usage]]] = {
+        "scheduled": lambda: {"scheduled": scheduled(topic, home())},
+        "warm": lambda: {"warm": warm(topic, home())},
+        "limit": lambda: {"limit": limit(topic, home())},
+        "readers": lambda: {"readers": scheduled(topic, home(), READERS)},
+        "spark": lambda: spark(topic, home()),
+    }
+    rounds_of = in_turn(sides, rounds).values()
+    usages = {
+        name: median_of([round_[name] for round_ in found])
+        for found in rounds_of
+        for name in found[0]
+    }
     cpu = {name: usage.cpu_s for name, usage in usages.items()}
     run, apart = usages["scheduled"], usages["readers"]
     behind_s = topic.events / LAG_EVENTS_PER_S
