@@ -34,7 +34,7 @@ from recommender.arrays import (
     vectors,
 )
 from recommender.build import Build
-from recommender.candidates import SOURCES, Candidates, retrieve
+from recommender.candidates import NO_RANK, SOURCES, Candidates, retrieve
 from recommender.exploration import mix, within_reach
 from recommender.features import assemble
 from recommender.listing import Ranked, rank
@@ -58,6 +58,16 @@ TRAINING_COLUMNS = pa.schema(
 RANKED_COLUMNS = pa.schema(
     [("user_id", pa.string()), ("item_id", pa.string()), ("rank", pa.int32())]
 )
+
+RETRIEVED_COLUMNS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        *((source, pa.int32()) for source in SOURCES),
+    ]
+)
+"""A candidate and its rank from 0 in each source, null where that one didn't
+bring it."""
 
 EXPLORE = "explore"
 _SOURCE_NAMES = pa.array([*SOURCES, EXPLORE])
@@ -142,6 +152,40 @@ class ListKernel:
         parts = self._mapped(made, len(rows))
         return pa.concat_tables([RANKED_COLUMNS.empty_table(), *parts])
 
+    def retrieved(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
+        """RETRIEVED_COLUMNS: those of ``pairs`` (user_id, item_id) that are among
+        the candidates of ``users``, by user and item."""
+        rows = read_users(users, self.build)
+        wanted = self._keys(rows.ids, pairs)
+
+        def made(start: int) -> pa.Table:
+            candidates = retrieve(rows.part(start, start + USERS_A_CHUNK), self.build)
+            row = candidates.row + start
+            keys = row * len(self.build.item_ids) + candidates.item
+            at = np.flatnonzero(np.isin(keys, wanted))
+            ranks = candidates.ranks[at]
+            return pa.table(
+                [
+                    rows.ids.take(pa.array(row[at])),
+                    self.build.item_ids.take(pa.array(candidates.item[at])),
+                    *(
+                        pa.array(rank, pa.int32(), mask=rank == NO_RANK)
+                        for rank in ranks.T
+                    ),
+                ],
+                schema=RETRIEVED_COLUMNS,
+            )
+
+        parts = self._mapped(made, len(rows))
+        return pa.concat_tables([RETRIEVED_COLUMNS.empty_table(), *parts])
+
+    def _keys(self, user_ids: pa.Array, pairs: pa.Table) -> Ints:
+        """Distinct row * items + ordinal of the ``pairs`` that are known."""
+        row = positions(user_ids, ids(pairs, "user_id"))
+        item = self.build.ordinals(ids(pairs, "item_id"))
+        known = (row >= 0) & (item >= 0)
+        return np.unique(row[known] * len(self.build.item_ids) + item[known])
+
     def candidates_for_training(
         self, users: pa.RecordBatch | pa.Table, positives: pa.Table
     ) -> pa.Table:
@@ -154,11 +198,7 @@ class ListKernel:
         """
         wanted = pc.is_in(ids(users, "user_id"), ids(positives, "user_id").unique())
         rows = read_users(users.filter(wanted), self.build)
-        positive_user = pc.index_in(ids(positives, "user_id"), value_set=rows.ids)
-        user = pc.fill_null(positive_user, -1).to_numpy().astype(np.int64)
-        item = self.build.ordinals(ids(positives, "item_id"))
-        known = (user >= 0) & (item >= 0)
-        positive = np.unique(user[known] * len(self.build.item_ids) + item[known])
+        positive = self._keys(rows.ids, positives)
         noise = _noise(_rec_ids(rows.ids, "", self.build.build_id), self.seed)
 
         def made(start: int) -> pa.Table:

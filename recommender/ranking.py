@@ -24,7 +24,9 @@ from recommender.arrays import (
     numbers,
 )
 from recommender.build import Build
+from recommender.candidates import SOURCES
 from recommender.params import KernelParams
+from recommender.sources import shares
 
 RISING = (
     "als_cosine",
@@ -88,11 +90,10 @@ class RankerParams(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class RankerModel:
-    """``bytes`` is XGBoost's UBJSON. ``metrics``: ``groups``, ``rows``, for each
-    feature ``from_SOURCE`` the share of the positives that the source brought
-    (one may come from several), and on held-out groups ``ndcg@10`` of the ranker
-    and ``fallback_ndcg@10`` of the blend on the same rows. ``importances``: gain by
-    feature, summing to 1."""
+    """``bytes`` is XGBoost's UBJSON. ``metrics``: ``groups``, ``rows``, what
+    each source brought of the positives (``sources.shares``), and on held-out
+    groups ``ndcg@10`` of the ranker and ``fallback_ndcg@10`` of the blend on the
+    same rows. ``importances``: gain by feature, summing to 1."""
 
     bytes: bytes
     metrics: dict[str, float]
@@ -349,13 +350,15 @@ def _tree_params(params: RankerParams, seed: int) -> dict[str, object]:
 
 
 def _brought(examples: _Examples, feature_names: Sequence[str]) -> dict[str, float]:
-    """The share of the positives that each source brought."""
-    positives = examples.features[examples.label > 0]
-    return {
-        name: float(positives[:, at].mean())
-        for at, name in enumerate(feature_names)
-        if name.startswith("from_")
-    }
+    """What each source brought of a group's positives, mean over the groups."""
+    known = [source for source in SOURCES if f"from_{source}" in feature_names]
+    if not known:
+        return {}
+    at = [feature_names.index(f"from_{source}") for source in known]
+    positives = examples.only(examples.label > 0)
+    _, row, size = np.unique(positives.group, return_inverse=True, return_counts=True)
+    found = shares(positives.features[:, at] > 0, row, size, known)
+    return {name: float(share.mean()) for name, share in found.items()}
 
 
 def _ndcg(examples: _Examples, score: Floats) -> float:

@@ -20,6 +20,7 @@ import click
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from feedloop.cli.dbt_run import run_dbt
 from feedloop.cli.quality_report import EVERYONE, PIPELINE, Quality, write_report
@@ -31,10 +32,14 @@ from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import console
 from loaders.duckdb_plugin import raw_views
 from loaders.importing import import_dataset
+from recommender import sources
 from recommender.arrays import flat
 from recommender.baselines import Als, Baseline, ItemItem, Popularity
+from recommender.build import open_model
+from recommender.candidates import wanted
 from recommender.embeddings import AlsParams
-from recommender.metrics import Estimate, differences, evaluate, per_user
+from recommender.kernel import ListKernel
+from recommender.metrics import Estimate, differences, estimates, evaluate, per_user
 
 KS = (10, 20)
 IN_SEGMENT = "popularity in segment"
@@ -121,6 +126,7 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         listed[name] = baseline.recommend(history, people, max(KS), True)
         seconds[name] = round(time.perf_counter() - started, 1)
     item_cohorts = _item_cohorts(history, truth)
+    candidates, brought = what_sources_bring(settings, build_id, truth)
     return Quality(
         dataset=split.dataset,
         title=split.title,
@@ -131,6 +137,8 @@ def evaluate_split(settings: Settings, split: Split) -> Quality:
         model_version=manifest.model_version,
         seconds=seconds,
         item_cohorts=list(item_cohorts),
+        candidates=candidates,
+        sources=brought,
         lead=_lead(listed, truth, cohorts, item_cohorts),
         methods={
             name: evaluate(
@@ -193,6 +201,24 @@ def _listed(path: Path, people: pa.Array) -> pa.Table:
             "from read_parquet(?) semi join people using (user_id)",
             [str(path)],
         ).to_arrow_table()
+
+
+def what_sources_bring(
+    settings: Settings, build_id: str, truth: pa.Table
+) -> tuple[int, dict[str, Estimate]]:
+    """How many candidates a person has, and what each source brings of the
+    truth: the kernel is asked again for those that the lists were made from."""
+    build = open_model(settings.builds_dir, build_id)
+    (surface,) = [one for one in build.spec.surfaces.values() if one.serves_list]
+    path = settings.home_dir / "kernel_users.parquet"
+    asked = {"surface": surface.surface, "path": str(path)}
+    run_dbt(settings, "run-operation", "copy_kernel_users", "--args", json.dumps(asked))
+    people = pq.read_table(path)
+    people = people.filter(
+        pc.is_in(people["user_id"], value_set=flat(truth["user_id"]))
+    )
+    retrieved = ListKernel(build).retrieved(people, truth)
+    return wanted(build), estimates(sources.per_user(retrieved, truth), SEED)
 
 
 def _segments(settings: Settings, history: pa.Table) -> pa.Table:

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 from matplotlib.figure import Figure
 
+from recommender.candidates import SOURCES
 from recommender.metrics import Estimate
+from recommender.sources import ANY
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "hr@20", "mrr@20")
 PLOTTED = ("recall@20", "ndcg@20")
@@ -35,6 +37,8 @@ In brackets: 95 % bootstrap interval over people.
 class Quality(msgspec.Struct, frozen=True):
     """What came out on one split: estimates by method, cohort and metric.
     ``item_cohorts``: the cohorts that cut the truth, and not the people.
+    ``candidates``: how many a person has to be ranked; ``sources``: what each
+    source brings of the truth (``recommender.sources``).
     ``lead``: how far the pipeline is above popularity in people's segment."""
 
     dataset: str
@@ -46,6 +50,8 @@ class Quality(msgspec.Struct, frozen=True):
     model_version: str
     seconds: dict[str, float]
     item_cohorts: list[str]
+    candidates: int
+    sources: dict[str, Estimate]
     lead: dict[str, dict[str, Estimate]]
     methods: dict[str, dict[str, dict[str, Estimate]]]
 
@@ -75,6 +81,7 @@ def _section(quality: Quality, plot: str) -> str:
         "",
         _table(quality, EVERYONE),
     ]
+    lines += ["", *_sources(quality)]
     found = [c for c in quality.methods[PIPELINE] if c != EVERYONE]
     people = [cohort for cohort in found if cohort not in quality.item_cohorts]
     items = [cohort for cohort in found if cohort in quality.item_cohorts]
@@ -97,6 +104,21 @@ def _table(quality: Quality, cohort: str) -> str:
         shown = " | ".join(_figure(figures[metric]) for metric in METRICS)
         rows.append(f"| {method} | {shown} |")
     return "\n".join(rows)
+
+
+def _sources(quality: Quality) -> list[str]:
+    union = quality.sources[ANY]
+    rows = [
+        f"Of what people took, {_figure(union)} was among the "
+        f"{quality.candidates} candidates that the ranker was given, from:",
+        "",
+        "| source | recall | from no other source |",
+        "| --- | --- | --- |",
+    ]
+    for source in SOURCES:
+        shown = (quality.sources[f"{kind}_{source}"] for kind in ("from", "only"))
+        rows.append(f"| {source} | " + " | ".join(map(_figure, shown)) + " |")
+    return rows
 
 
 def _cohort_table(quality: Quality, cohorts: Sequence[str]) -> str:

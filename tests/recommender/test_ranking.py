@@ -91,6 +91,9 @@ def test_metrics_say_which_source_brought_what_was_taken() -> None:
     assert model.metrics["from_trending"] == 0.5
     assert model.metrics["from_als"] == 0.25
     assert model.metrics["from_fresh"] == 0
+    assert model.metrics["from_any"] == 0.5
+    assert model.metrics["only_trending"] == 0.25
+    assert model.metrics["only_als"] == 0
 
 
 def test_groups_without_both_outcomes_are_dropped() -> None:
