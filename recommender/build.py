@@ -189,16 +189,21 @@ class Build:
         return np.flatnonzero(self.under_shown[: self.active_count])
 
     @cached_property
+    def click_through(self) -> Doubles:
+        """Each item's smoothed click-through, above 0 and below 1."""
+        at = list(self.spec.item_features).index(CTR)
+        return np.clip(self.item_values[:, at].astype(np.float64), 1e-4, 1 - 1e-4)
+
+    @cached_property
     def upper_bounds(self) -> Doubles:
         """Upper confidence bound of each item's smoothed click-through.
 
         The mean plus ``explore_width`` standard deviations of a Beta posterior
         with the item's impressions and ``explore_prior`` pseudo-impressions.
         """
-        names = list(self.spec.item_features)
-        shown = self.item_values[:, names.index(IMPRESSIONS)].astype(np.float64)
-        ctr = self.item_values[:, names.index(CTR)].astype(np.float64)
-        ctr = np.clip(ctr, 1e-4, 1 - 1e-4)
+        at = list(self.spec.item_features).index(IMPRESSIONS)
+        shown = self.item_values[:, at].astype(np.float64)
+        ctr = self.click_through
         variance = ctr * (1 - ctr) / (shown + self.params.explore_prior + 1)
         return ctr + self.params.explore_width * np.sqrt(variance)
 

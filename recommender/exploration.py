@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feedloop.contracts.lists import EXPECTED
 from recommender.arrays import (
     Bools,
     Doubles,
@@ -48,21 +49,24 @@ REACH = 1_000
 @dataclass(frozen=True)
 class Explored:
     """All (users, list length): the probability with which the item was chosen
-    for its position, whether exploration chose it, and among how many items."""
+    for its position, whether exploration chose it, and among how many items;
+    and (users, list length, EXPECTED) what was expected of the draw."""
 
     propensities: Floats
     explored: Bools
     pool_sizes: Ints
+    expectations: Floats
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """(users, explore_pool): columns of the grid (-1: none), their categories
-    and their bounds."""
+    """(users, explore_pool): columns of the grid (-1: none), their categories,
+    their bounds and their click-through."""
 
     columns: Ints
     categories: Ints
     bounds: Doubles
+    rates: Doubles
 
 
 def within_reach(users: Users, build: Build, noise: Keys) -> tuple[Ints, Ints]:
@@ -103,8 +107,9 @@ def explore(
     propensities = np.ones((rows, length), np.float32)
     explored = np.zeros((rows, length), np.bool_)
     pool_sizes = np.ones((rows, length), np.int64)
+    expectations = np.zeros((rows, length, EXPECTED), np.float32)
     if not lists.free.any():
-        return Explored(propensities, explored, pool_sizes)
+        return Explored(propensities, explored, pool_sizes, expectations)
     pool = _pool(grid, lists.free, candidates, build)
     for start in range(0, length, BLOCK):
         position = start + SLOT
@@ -129,7 +134,9 @@ def explore(
         explored[drawn_rows, position] = True
         pool_sizes[drawn_rows, position] = allowed.sum(axis=1)[some]
         propensities[drawn_rows, position] = chance[np.arange(len(open_)), drawn][some]
-    return Explored(propensities, explored, pool_sizes)
+        expected = _expected(pool.rates[open_], allowed, chance, drawn)
+        expectations[drawn_rows, position] = expected[some]
+    return Explored(propensities, explored, pool_sizes, expectations)
 
 
 def floors(users: Users, build: Build) -> Doubles:
@@ -184,11 +191,19 @@ def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Poo
     best = (keys[:, :size] & np.uint64(0xFFFFFFFF)).astype(np.int64)
     known = np.asarray(np.take_along_axis(eligible, best, axis=1))
     columns[:, : best.shape[1]] = np.where(known, best, EMPTY)
-    found = np.take_along_axis(bounds, best, axis=1)
-    padded = np.zeros((len(keys), size))
-    padded[:, : best.shape[1]] = np.where(known, found, 0)
-    theirs = np.take_along_axis(grid.category, np.maximum(columns, 0), axis=1)
-    return _Pool(columns, theirs, padded)
+
+    def padded(values: Doubles) -> Doubles:
+        wide = np.zeros((len(keys), size))
+        theirs = np.take_along_axis(values, best, axis=1)
+        wide[:, : best.shape[1]] = np.where(known, theirs, 0)
+        return wide
+
+    return _Pool(
+        columns,
+        np.take_along_axis(grid.category, np.maximum(columns, 0), axis=1),
+        padded(bounds),
+        padded(build.click_through[item]),
+    )
 
 
 def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
@@ -197,6 +212,20 @@ def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
     target = (uniforms * edges[:, -1])[:, None]
     drawn: Ints = np.argmax(edges > target, axis=1)
     return drawn
+
+
+def _expected(rates: Doubles, allowed: Bools, chance: Doubles, drawn: Ints) -> Doubles:
+    """(users, EXPECTED): the rate of what was drawn, the mean by chance, and
+    the plain mean of what was allowed."""
+    count = np.maximum(allowed.sum(axis=1), 1)
+    return np.stack(
+        [
+            rates[np.arange(len(rates)), drawn],
+            (chance * rates).sum(axis=1),
+            np.where(allowed, rates, 0).sum(axis=1) / count,
+        ],
+        axis=1,
+    )
 
 
 def _full(grid: Grid, lists: Lists, start: int, cap: int) -> Bools:

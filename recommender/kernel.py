@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from threadpoolctl import ThreadpoolController
 
 from feedloop.contracts.kernel import LIST_COLUMNS
-from feedloop.contracts.lists import COLD_USER, rec_id
+from feedloop.contracts.lists import COLD_USER, EXPECTED, rec_id
 from feedloop.contracts.seeds import Surface
 from feedloop.processes import usable_cores
 from recommender.arrays import (
@@ -257,6 +257,7 @@ class ListKernel:
         scored = np.concatenate([chunk.candidate_values for chunk in chunks])
 
         pools = pa.array(np.concatenate([chunk.pool_sizes for chunk in chunks]))
+        expected = np.concatenate([chunk.expectations for chunk in chunks])
         names_of_features = pa.array(self.build.feature_names, pa.string())
         explained = np.concatenate([chunk.explained for chunk in chunks])
         reasons = np.concatenate([chunk.explanations.features for chunk in chunks])
@@ -276,6 +277,7 @@ class ListKernel:
                 lists_of(offsets, _SOURCE_NAMES.take(sources)),
                 floats([chunk.propensities for chunk in chunks]),
                 lists_of(offsets, pools.cast(pa.int32())),
+                lists_of(offsets * EXPECTED, pa.array(expected.ravel(), pa.float32())),
                 lists_of(told, names_of_features.take(pa.array(reasons.ravel()))),
                 lists_of(told, pa.array(added.ravel(), pa.float32())),
                 vectors(known),

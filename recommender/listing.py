@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feedloop.contracts.lists import EXPECTED
 from feedloop.contracts.seeds import Surface
 from recommender.arrays import Floats, Ints, Keys, places_in
 from recommender.build import Build
@@ -29,7 +30,8 @@ class Ranked:
     """Lists of a chunk of users, ragged by ``lengths``; what is known of the
     users (one row each) and of the candidates (one row an item) apart.
     ``sources``: places in SOURCES, one beyond the last for exploration.
-    ``pool_sizes``: of how many items each one was drawn. ``explained``: how many
+    ``pool_sizes``: of how many items each one was drawn; ``expectations`` (items,
+    EXPECTED): what was expected of that. ``explained``: how many
     of each list's first items ``explanations`` holds, one row each."""
 
     lengths: Ints
@@ -38,6 +40,7 @@ class Ranked:
     sources: Ints
     propensities: Floats
     pool_sizes: Ints
+    expectations: Floats
     explained: Ints
     explanations: Explanations
     user_values: Floats
@@ -68,11 +71,12 @@ def rank(
     explored = np.zeros(lists.columns.shape, np.bool_)
     propensities = np.ones(lists.columns.shape, np.float32)
     pool_sizes = np.ones(lists.columns.shape, np.int64)
+    expectations = np.zeros((*lists.columns.shape, EXPECTED), np.float32)
     if exploring:
         floor = floors(users, build)
         drawn = explore(grid, lists, candidates, build, noise, cap, floor)
         explored, propensities = drawn.explored, drawn.propensities
-        pool_sizes = drawn.pool_sizes
+        pool_sizes, expectations = drawn.pool_sizes, drawn.expectations
     filled = lists.columns >= 0
     at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
     lengths = filled.sum(axis=1)
@@ -86,6 +90,7 @@ def rank(
         sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
         propensities=propensities[filled],
         pool_sizes=pool_sizes[filled],
+        expectations=expectations[filled],
         explained=explained,
         explanations=(
             explain(build, features[at[first]]) if first.any() else nothing_explained()

@@ -117,6 +117,9 @@ SLOT_VALUE = pa.schema(
         pa.field("snips", pa.float64()),
         pa.field("snips_low", pa.float64()),
         pa.field("snips_high", pa.float64()),
+        pa.field("dr", pa.float64()),
+        pa.field("dr_low", pa.float64()),
+        pa.field("dr_high", pa.float64()),
         pa.field("draws", pa.int64()),
         pa.field("effective", pa.float64()),
         pa.field("refusal", pa.string()),
@@ -128,9 +131,10 @@ def slot_value(draws: pa.Table, seed: int) -> pa.Table:
     """SLOT_VALUE: what the slot earns a draw, as it draws and drawing evenly.
 
     ``draws``: user_id, propensity, pool_size (among how many items it was
-    drawn), reward. Of other policies the log doesn't know with what chance they
-    would have drawn the same item; nor, without the pool's items, what a model
-    expects of them, so that there is no doubly robust estimate.
+    drawn), reward; and of the items' click-through (null: not kept, and nothing is
+    expected) that of the drawn one, ``predicted``, and the pool's means,
+    ``expected_as_drawn`` and ``expected_evenly``. Of other policies the log
+    doesn't know with what chance they would have drawn the same item.
     """
     propensity = numbers(draws, "propensity", np.nan)
     targets = {
@@ -138,11 +142,35 @@ def slot_value(draws: pa.Table, seed: int) -> pa.Table:
         "evenly": 1 / numbers(draws, "pool_size", np.nan),
     }
     logged = draws.select(["user_id", "propensity", "reward"])
+    scale = _click_through_to_reward(draws)
+    predicted = pa.array(scale * numbers(draws, "predicted", 0.0))
     rows = []
     for policy, target in targets.items():
-        asked = logged.append_column("target", pa.array(target))
+        pool_mean = numbers(draws, f"expected_{policy.replace(' ', '_')}", 0.0)
+        asked = (
+            logged.append_column("target", pa.array(target))
+            .append_column("predicted", predicted)
+            .append_column("expected", pa.array(scale * pool_mean))
+        )
         rows.append(_row(policy, estimate(asked, seed)))
     return pa.Table.from_pylist(rows, schema=SLOT_VALUE)
+
+
+def _click_through_to_reward(draws: pa.Table) -> Doubles:
+    """For each draw, how many times its click-through the reward is on average.
+
+    A click-through is of all positions, a reward of the slot. For one half of the
+    people the ratio is the other half's: a model that had seen the rewards it
+    corrects would take their luck for knowledge (Chernozhukov et al.,
+    "Double/debiased machine learning", 2018).
+    """
+    user, people = codes(ids(draws, "user_id"))
+    half = (np.arange(len(people)) % 2)[user]
+    reward = np.bincount(half, numbers(draws, "reward", 0.0), 2)
+    predicted = np.bincount(half, numbers(draws, "predicted", 0.0), 2)
+    ratio = np.divide(reward, predicted, out=np.zeros(2), where=predicted > 0)
+    scale: Doubles = ratio[1 - half]
+    return scale
 
 
 def _row(policy: str, found: OffPolicy | NoSupport) -> dict[str, object]:
@@ -153,7 +181,10 @@ def _row(policy: str, found: OffPolicy | NoSupport) -> dict[str, object]:
     }
     if isinstance(found, NoSupport):
         return row | {"refusal": found.reason}
-    for name, one in (("ips", found.ips), ("snips", found.snips)):
+    estimates = {"ips": found.ips, "snips": found.snips, "dr": found.dr}
+    for name, one in estimates.items():
+        if one is None:
+            continue
         row |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
     return row
 

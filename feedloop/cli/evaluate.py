@@ -314,7 +314,7 @@ def _print_slot_value(rows: list[dict[str, Any]], as_json: bool) -> None:
         said = row["refusal"] or ", ".join(
             f"{name} {row[name]:.4f} [{row[f'{name}_low']:.4f}, "
             f"{row[f'{name}_high']:.4f}]"
-            for name in ("ips", "snips")
+            for name in ("ips", "snips", "dr")
         )
         click.echo(f"{row['policy']:<10} {row['draws']} draws  {said}")
 

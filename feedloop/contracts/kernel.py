@@ -34,14 +34,15 @@ LIST_COLUMNS = pa.schema(
         pa.field("sources", pa.list_(pa.string())),
         pa.field("propensities", pa.list_(pa.float32())),
         pa.field("pool_sizes", pa.list_(pa.int32())),
+        pa.field("expectations", pa.list_(pa.float32())),
         pa.field("reasons", pa.list_(pa.string())),
         pa.field("reason_values", pa.list_(pa.float32())),
         pa.field("user_values", pa.list_(pa.float32())),
         pa.field("candidate_values", pa.list_(pa.float32())),
     ]
 )
-"""One row a user. The lists are parallel, index 0 highest, but for ``reasons`` and
-``reason_values``, which are as in ``LISTS_SCHEMA``. What an item was
+"""One row a user. The lists are parallel, index 0 highest, but for ``expectations``,
+``reasons`` and ``reason_values``, which are as in ``LISTS_SCHEMA``. What an item was
 scored with is, in the order of the build's feature names, ``user_values`` (the
 same for the whole list), the item's own values (the same for the whole build,
 which has them) and its row of ``candidate_values`` (row-major, one row an

@@ -30,6 +30,7 @@ LISTS_SCHEMA = pa.schema(
         pa.field("sources", pa.list_(pa.string())),
         pa.field("propensities", pa.list_(pa.float32())),
         pa.field("pool_sizes", pa.list_(pa.int32())),
+        pa.field("expectations", pa.list_(pa.float32())),
         pa.field("reasons", pa.list_(pa.string())),
         pa.field("reason_values", pa.list_(pa.float32())),
         pa.field("model_version", pa.string(), nullable=False),
@@ -40,11 +41,15 @@ LISTS_SCHEMA = pa.schema(
 )
 """One row a list. The lists are parallel, index 0 highest; ``propensities``
 holds the probability with which the item was chosen for its position, and
-``pool_sizes`` among how many (1: it was not drawn). ``reasons`` are the features
+``pool_sizes`` among how many (1: it was not drawn). ``expectations`` holds for each
+item ``EXPECTED`` numbers, row-major, 0 where it was not drawn: what its own
+click-through says, the mean over the pool by the chance with which each was drawn,
+and the plain mean. ``reasons`` are the features
 that moved the score most, strongest first, and ``reason_values`` what each added:
 ``REASONS`` an item, row-major, for the first items of the list only."""
 
 REASONS = 3
+EXPECTED = 3
 
 FEATURE_LOG_SCHEMA = pa.schema(
     [

@@ -19,6 +19,7 @@ select
     scored_lists.sources,
     scored_lists.propensities,
     scored_lists.pool_sizes,
+    scored_lists.expectations,
     scored_lists.reasons,
     scored_lists.reason_values,
     build.model_version,

@@ -14,6 +14,7 @@ renamed as (
         sources,
         propensities,
         pool_sizes,
+        expectations,
         reasons,
         reason_values,
         model_version,

@@ -25,6 +25,15 @@ select
     impressions.propensity,
     {{ array_at('lists.pool_sizes', 'impressions.list_position') }}
         as pool_size,
+    {{ array_at(
+        'lists.expectations', '3 * (impressions.list_position - 1) + 1'
+    ) }} as predicted,
+    {{ array_at(
+        'lists.expectations', '3 * (impressions.list_position - 1) + 2'
+    ) }} as expected_as_drawn,
+    {{ array_at(
+        'lists.expectations', '3 * (impressions.list_position - 1) + 3'
+    ) }} as expected_evenly,
     -- what followed after the instant is not known yet
     cast(
         case

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from feedloop.contracts import builds
 from feedloop.contracts.lists import (
     COLD_USER,
+    EXPECTED,
     FEATURE_LOG_ITEMS_SCHEMA,
     FEATURE_LOG_SCHEMA,
     LISTS_SCHEMA,
@@ -119,6 +120,7 @@ def list_row(
         "sources": ["als"] * len(items),
         "propensities": [1.0] * len(items),
         "pool_sizes": [1] * len(items),
+        "expectations": [0.0] * (EXPECTED * len(items)),
         "reasons": [],
         "reason_values": [],
         "model_version": BuildId.parse(build_id).model_version,

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feedloop.contracts.lists import EXPECTED
 from recommender.build import Build
 from recommender.exploration import chances, mix, uniform
 from recommender.kernel import EXPLORE, ListKernel
@@ -180,7 +181,8 @@ def test_every_item_with_few_impressions_is_within_someones_reach(
     )
     away = {
         "user_id": "u0",
-        "consumed_items": [f"i{at:04d}" for at in range(1000, 1020)],
+        # every other one: some of any stretch are left
+        "consumed_items": [f"i{at:04d}" for at in range(1000, 1040, 2)],
     }
     users = users_batch([away, *({"user_id": f"u{at}"} for at in range(1, 1500))])
     lists = ListKernel(build).lists(users, "home").to_pylist()
@@ -229,3 +231,19 @@ def test_people_of_whom_little_is_known_explore_more(tmp_path: Path) -> None:
     floor = build.params.explore_floor / 6, build.params.explore_floor_unsure / 6
     assert {round(one, 4) for one in chance[False]} == {round(one, 4) for one in floor}
     assert sum(best[:400]) > sum(best[400:]) + 60
+
+
+def test_what_was_expected_of_a_draw_is_kept(tmp_path: Path) -> None:
+    """By hand from the click-through of the pool's four items and the chance of
+    each, which is what their draws together tell."""
+    build = small_world(tmp_path, length=10)
+    users = users_batch([{"user_id": f"u{at}"} for at in range(200)])
+    rates = {"i0018": 0.05, "i0019": 0.1, "i0020": 0.02, "i0021": 0.2}
+    rows = ListKernel(build).lists(users, "home").to_pylist()
+    chance = {row["item_ids"][SLOT]: row["propensities"][SLOT] for row in rows}
+    as_drawn = sum(chance[item] * rate for item, rate in rates.items())
+    for row in rows:
+        told = np.reshape(row["expectations"], (10, EXPECTED))
+        own = rates[row["item_ids"][SLOT]]
+        assert told[SLOT] == pytest.approx([own, as_drawn, 0.37 / 4], rel=1e-5)
+        assert not np.delete(told, SLOT, axis=0).any()

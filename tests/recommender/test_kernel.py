@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedloop.contracts.kernel import LIST_COLUMNS, Kernel
-from feedloop.contracts.lists import COLD_USER, REASONS, rec_id
+from feedloop.contracts.lists import COLD_USER, EXPECTED, REASONS, rec_id
 from feedloop.errors import ContractError
 from recommender.arrays import VECTOR, column, matrix
 from recommender.build import Build, open_model
@@ -97,6 +97,7 @@ def test_lists_keep_the_contract(world: tuple[Build, pa.RecordBatch]) -> None:
             (size > 1) == (chance < 1)
             for size, chance in zip(row["pool_sizes"], row["propensities"], strict=True)
         )
+        assert len(row["expectations"]) == EXPECTED * len(row["item_ids"])
         for name in ("reasons", "reason_values"):
             assert len(row[name]) == REASONS * min(EXPLAINED, len(row["item_ids"]))
         assert len(row["user_values"]) == len(build.spec.user_features)

@@ -7,6 +7,7 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from feedloop.errors import ContractError
@@ -55,6 +56,10 @@ class Slot:
                 "target": self.target[person, at],
                 "reward": (rng.random(len(person)) < self.click[person, at]) * 1.0,
                 "predicted": self.predicted[person, at],
+                "expected_as_drawn": (self.drawn_by * self.predicted).sum(axis=1)[
+                    person
+                ],
+                "expected_evenly": self.predicted.mean(axis=1)[person],
                 "expected": (self.target * self.predicted).sum(axis=1)[person],
             }
         )
@@ -106,15 +111,31 @@ def test_what_drawing_evenly_earns_is_found_from_other_draws() -> None:
         assert rows["as drawn"]["effective"] == pytest.approx(PEOPLE * NIGHTS)
         for policy, truth in (("as drawn", drawn), ("evenly", evenly)):
             assert rows[policy]["refusal"] is None
-            for name in ("ips", "snips"):
+            for name in ("ips", "snips", "dr"):
                 low, high = rows[policy][f"{name}_low"], rows[policy][f"{name}_high"]
                 within[policy + name] += low <= truth <= high
     assert min(within.values()) >= 16
 
 
+@pytest.mark.parametrize("times", [0.0, 5.0])
+def test_a_model_that_is_wrong_spoils_nothing(times: float) -> None:
+    """Expectations that are some times too high are scaled by other people's
+    rewards; without any it is the estimate by inverse propensity."""
+    slot = Slot(sharper=0.02)
+    log = slot.logged(3)
+    right = slot_value(log, 3).to_pylist()[1]
+    for name in ("predicted", "expected_as_drawn", "expected_evenly"):
+        log = log.set_column(
+            log.schema.get_field_index(name), name, pc.multiply(log[name], times)
+        )
+    wrong = slot_value(log, 3).to_pylist()[1]
+    assert wrong["dr"] == pytest.approx(right["dr"] if times else right["ips"])
+
+
 def test_a_slot_that_was_hardly_shown_has_no_value() -> None:
     few = slot_value(Slot(sharper=0.02).logged(0).slice(0, 50), 1).to_pylist()
     assert [row["ips"] for row in few] == [None, None]
+    assert [row["dr"] for row in few] == [None, None]
     assert "collect more impressions" in few[1]["refusal"]
 
 

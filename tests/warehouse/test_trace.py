@@ -88,6 +88,12 @@ def test_from_the_offset_to_the_outcome(
     assert impressions == [(item_id, 1, True), (drawn, 8, False)]
     draws = project.query("select item_id, pool_size, reward from fct_draws")
     assert draws == [(drawn, pool_size, 0)]
+    # nobody has been shown anything, so that one item is worth the other
+    (expected,) = project.query(
+        "select predicted, expected_as_drawn, expected_evenly from fct_draws"
+    )
+    assert expected == pytest.approx([expected[0]] * 3)
+    assert 0 < expected[0] < 1
     # one draw tells nothing, and the answer says so
     value = slot_value(settings)
     assert [row["policy"] for row in value] == ["as drawn", "evenly"]
