@@ -26,20 +26,15 @@ class Explanations:
     added: Floats
 
 
-def explain(build: Build, features: Floats) -> Explanations:
-    """``features``: rows of ``features.assemble``."""
-    added = _contributions(build, features)
-    strongest = np.argsort(-np.abs(added), axis=1, kind="stable")[:, :REASONS]
-    return Explanations(strongest, np.take_along_axis(added, strongest, axis=1))
+def strongest(added: Floats) -> Explanations:
+    """``added`` (items, features): what each feature added."""
+    first = np.argsort(-np.abs(added), axis=1, kind="stable")[:, :REASONS]
+    return Explanations(first, np.take_along_axis(added, first, axis=1))
 
 
-def nothing_explained() -> Explanations:
-    shape = (0, REASONS)
-    return Explanations(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
-
-
-def _contributions(build: Build, features: Floats) -> Floats:
-    """(rows, features): what each feature adds to a row's score.
+def contributions(build: Build, features: Floats) -> Floats:
+    """(rows, features): what each feature adds to a row's score. ``features``:
+    rows of ``features.assemble``.
 
     By the change of the expected score along the paths of the trees (Saabas,
     "Interpreting random forests", 2014): a twentieth of the time that SHAP values

@@ -35,6 +35,7 @@ from recommender.arrays import (
 )
 from recommender.build import Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates, retrieve
+from recommender.cold_start import interleaved, what_interleaved
 from recommender.exploration import mix, within_reach
 from recommender.features import assemble
 from recommender.listing import Ranked, rank
@@ -126,7 +127,11 @@ class ListKernel:
         names = _rec_ids(rows.ids, surface, self.build.build_id)
         noise = _noise(names, self.seed)
         candidates = self._candidates(rows, found, noise)
-        chunk = rank(rows, candidates, self.build, found, noise, _interleaved)
+        chunk = rank(
+            *(rows, candidates, self.build, found, noise),
+            score=interleaved,
+            contributions=what_interleaved,
+        )
         return self._batch(rows.ids, names, surface, [chunk])
 
     def ranked(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
@@ -322,16 +327,6 @@ def rebatched(reader: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Record
             waiting, rows = [whole.slice(size)], rows - size
     if rows:
         yield pa.concat_batches(waiting)
-
-
-def _interleaved(build: Build, features: Floats) -> Floats:
-    """Scores that put the first trending item first, then the first popular
-    one, then the second trending one, and so on."""
-    names = build.feature_names
-    trending = features[:, names.index("trending_reciprocal_rank")]
-    popular = features[:, names.index("popular_reciprocal_rank")]
-    score: Floats = np.maximum(trending, popular * np.float32(0.999))
-    return score
 
 
 def _rec_ids(users: pa.Array, surface: str, build_id: str) -> list[str]:

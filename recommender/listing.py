@@ -15,8 +15,8 @@ from recommender.candidates import SOURCES, Candidates
 from recommender.explanations import (
     EXPLAINED,
     Explanations,
-    explain,
-    nothing_explained,
+    contributions,
+    strongest,
 )
 from recommender.exploration import explore, floors
 from recommender.features import assemble, width_before
@@ -54,11 +54,13 @@ def rank(
     surface: Surface,
     noise: Keys,
     score: Callable[[Build, Floats], Floats] = predict,
+    contributions: Callable[[Build, Floats], Floats] = contributions,
 ) -> Ranked:
     """Assemble features, score, re-rank, and explore last.
 
     ``noise``: one random 64-bit number a user. ``score``: from the build and
     the matrix of features to one number a candidate, higher is better.
+    ``contributions``: from the same to what each feature adds to that number.
     """
     features = assemble(users, candidates, build)
     scores = score(build, features)
@@ -80,8 +82,7 @@ def rank(
     filled = lists.columns >= 0
     at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
     lengths = filled.sum(axis=1)
-    # what isn't scored by the ranker has no reasons of the ranker's
-    explained = np.minimum(lengths, EXPLAINED if score is predict else 0)
+    explained = np.minimum(lengths, EXPLAINED)
     first = places_in(np.append(0, np.cumsum(lengths))) < np.repeat(explained, lengths)
     return Ranked(
         lengths=lengths,
@@ -92,9 +93,7 @@ def rank(
         pool_sizes=pool_sizes[filled],
         expectations=expectations[filled],
         explained=explained,
-        explanations=(
-            explain(build, features[at[first]]) if first.any() else nothing_explained()
-        ),
+        explanations=strongest(contributions(build, features[at[first]])),
         user_values=users.features,
         candidate_values=features[at, width_before(build) :],
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from recommender.explanations import explain
+from recommender.explanations import contributions, strongest
 from recommender.ranking import predict
 from tests.recommender.worlds import items_table, make_build
 
@@ -30,7 +30,7 @@ def test_the_feature_that_decides_is_the_first_reason(tmp_path: Path) -> None:
     asked = np.full((2, len(names)), 0.5, np.float32)
     asked[0, strong], asked[1, strong] = 0.99, 0.01
     asked[:, weak] = 0.6
-    found = explain(build, asked)
+    found = strongest(contributions(build, asked))
     assert found.features[:, :2].tolist() == [[strong, weak]] * 2
     assert found.added[0, 0] > 0 > found.added[1, 0]
     assert found.added[0, 1] < 0
@@ -53,7 +53,7 @@ def test_without_a_ranker_the_terms_of_the_blend_are_the_reasons(
     features[0, names.index("als_cosine")] = 0.9
     features[0, names.index("popular_reciprocal_rank")] = 0.4
     features[0, names.index("item_age_days")] = 100
-    found = explain(build, features)
+    found = strongest(contributions(build, features))
     first, second, _ = (names[at] for at in found.features[0])
     assert (first, second) == ("als_cosine", "popular_reciprocal_rank")
     assert found.added.sum() == pytest.approx(predict(build, features)[0])

@@ -302,6 +302,16 @@ def test_the_cold_list_takes_trending_and_popular_items_in_turn(
     assert row["user_id"] == COLD_USER
     assert row["item_ids"] == ["i0010", "i0000", "i0011", "i0001", "i0012", "i0002"]
     assert row["scores"] == sorted(row["scores"], reverse=True)
+    # an item stands there because it trends or because it is popular
+    assert (
+        row["reasons"][::REASONS]
+        == [
+            "trending_reciprocal_rank",
+            "popular_reciprocal_rank",
+        ]
+        * 3
+    )
+    assert row["reason_values"][::REASONS] == row["scores"]
 
 
 def test_worlds_with_next_to_nothing_in_them(tmp_path: Path) -> None:
