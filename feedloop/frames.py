@@ -6,13 +6,16 @@ frame); ``session`` is what dbt hands a Python model.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
+
+from feedloop.errors import SettingsError
 
 BATCH_ROWS = 2048
 
@@ -32,17 +35,36 @@ def only_row(relation: Any) -> dict[str, Any]:
 
 
 def batches(session: Any, relation: Any) -> pa.RecordBatchReader:
-    """The rows of ``relation``, streamed.
+    """The rows of ``relation``, streamed, BATCH_ROWS at most at a time.
 
     DuckDB reads on a cursor of its own: the model's connection is busy
-    writing what the stream gives.
+    writing what the stream gives. Of Spark's, one partition is here at a time.
     """
     if hasattr(relation, "sql_query"):
         query = relation.sql_query()
         reader: pa.RecordBatchReader
         reader = session.cursor().sql(query).to_arrow_reader(BATCH_ROWS)
         return reader
-    return arrow(relation).to_reader(BATCH_ROWS)
+    schema = arrow(relation.limit(0)).schema
+    return pa.RecordBatchReader.from_batches(schema, _partitions(relation, schema))
+
+
+def _partitions(relation: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    # Spark iterates over rows only: here each holds a batch
+    rows = relation.mapInArrow(_packed, "batch binary").toLocalIterator()
+    for (packed,) in rows:
+        with pa.ipc.open_stream(packed) as stream:
+            for batch in stream:
+                for start in range(0, len(batch), BATCH_ROWS):
+                    yield batch.slice(start, BATCH_ROWS).cast(schema)
+
+
+def _packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        yield pa.record_batch({"batch": [sink.getvalue().to_pybytes()]})
 
 
 def frame(session: Any, rows: pa.Table | pa.RecordBatchReader) -> Any:
@@ -57,6 +79,10 @@ def frame(session: Any, rows: pa.Table | pa.RecordBatchReader) -> Any:
 def _data_frame(session: Any, table: pa.Table) -> Any:
     # Spark reads no further than the first empty batch
     return session.createDataFrame(table.combine_chunks())
+
+
+Trainer: TypeAlias = Callable[[Any, Any], pa.Table]
+"""A model as a table, of what it learns from and its parameters."""
 
 
 class Mapper(Protocol):
@@ -89,6 +115,30 @@ def mapped(session: Any, relation: Any, function: Mapper, first: pa.Table) -> An
     # with their number named, Spark doesn't join small ones into one
     spread = relation.repartition(parts)
     return before.unionByName(spread.mapInArrow(on_worker, before.schema))
+
+
+def als(session: Any, engine: str, implicit: Trainer) -> Trainer:
+    """What trains ALS on a relation: ``implicit``, here, or Spark's MLlib.
+
+    Raises ``SettingsError`` where there is no such engine, or not on this
+    warehouse.
+    """
+    if engine == "implicit":
+        return lambda relation, params: implicit(arrow(relation), params)
+    if engine != "mllib":
+        raise SettingsError(
+            f"als_engine is {engine!r}; give implicit, or mllib to train on Spark's "
+            "executors."
+        )
+    if hasattr(session, "cursor"):
+        raise SettingsError(
+            "als_engine is mllib, which runs on Spark, and this warehouse is DuckDB: "
+            "give als_engine: implicit, or build with --target spark."
+        )
+    # dbt-spark needn't be installed where it isn't asked for
+    mllib = importlib.import_module("dbt.adapters.sparkpy.als")
+    trainer: Trainer = mllib.train_item_factors
+    return trainer
 
 
 _functions: dict[str, Mapper] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -40,7 +40,6 @@ from recommender.embeddings import (
     AlsParams,
     fold_in_users,
     map_cold_items,
-    train_item_factors,
 )
 from recommender.examples import aligned
 from recommender.history import read_history
@@ -131,29 +130,29 @@ def trend(
 
 def item_factors(
     instants: pa.Table,
-    interactions: pa.Table,
-    params: AlsParams,
+    items: pa.Table,
+    train: Callable[[str], pa.Table],
+    recipe: str,
     previous: pa.Table | None,
     every_days: int,
 ) -> pa.Table:
     """Item factors for every instant, or the previous ones while not due.
 
     They are due before their time where too many items with interactions have
-    none, as on news. ``instants``: purpose, as_of. ``interactions``: purpose,
-    user_id, item_id, confidence. Returns purpose, item_id, vector, trained_at,
-    recipe.
+    none, as on news. ``instants``: purpose, as_of. ``items``: purpose, item_id, of
+    those with interactions. ``train``: a purpose's factors (ITEM_VECTORS), by what
+    ``recipe`` names. Returns purpose, item_id, vector, trained_at, recipe.
     """
     as_of = {row["purpose"]: row["as_of"] for row in instants.to_pylist()}
-    recipe = repr(params)
     if previous is not None and not is_due(
         previous, recipe, as_of[SERVING], every_days
     ):
         trained = set(previous["purpose"].to_pylist())
-        if trained >= set(as_of) and not _too_many_lack(previous, interactions):
+        if trained >= set(as_of) and not _too_many_lack(previous, items):
             return previous
     parts = []
     for purpose, instant in as_of.items():
-        factors = train_item_factors(of_purpose(interactions, purpose), params)
+        factors = train(purpose)
         parts.append(
             _labelled(factors, purpose, trained_at=instant).append_column(
                 "recipe", pa.array([recipe] * factors.num_rows, pa.string())
@@ -162,13 +161,13 @@ def item_factors(
     return pa.concat_tables(parts)
 
 
-def _too_many_lack(factors: pa.Table, interactions: pa.Table) -> bool:
+def _too_many_lack(factors: pa.Table, items: pa.Table) -> bool:
     """Whether more of the items with interactions than MOST_WITHOUT_FACTORS
     have no factors."""
-    items = pc.unique(of_purpose(interactions, SERVING)["item_id"])
+    asked = pc.unique(of_purpose(items, SERVING)["item_id"])
     known = pc.unique(of_purpose(factors, SERVING)["item_id"])
-    lacking = pc.sum(pc.invert(pc.is_in(items, value_set=known))).as_py() or 0
-    return bool(lacking > MOST_WITHOUT_FACTORS * len(items))
+    lacking = pc.sum(pc.invert(pc.is_in(asked, value_set=known))).as_py() or 0
+    return bool(lacking > MOST_WITHOUT_FACTORS * len(asked))
 
 
 def _labelled(table: pa.Table, purpose: str, **instants: datetime) -> pa.Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from feedloop.cli.dbt_run import run_dbt
@@ -46,11 +48,21 @@ class Project:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query on the warehouse, schema and raw tables in reach."""
+        with self._warehouse() as connection:
+            return connection.execute(sql).fetchall()
+
+    def relations(self, names: Iterable[str]) -> dict[str, pa.Table]:
+        """Tables and views of the warehouse, whole."""
+        with self._warehouse() as connection:
+            return {name: connection.table(name).to_arrow_table() for name in names}
+
+    @contextlib.contextmanager
+    def _warehouse(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(str(self.settings.duckdb_path)) as connection:
             load_extensions(connection)
             connection.execute("set TimeZone = 'UTC'")
             connection.execute(f"use {self.settings.namespace}")
-            return connection.execute(sql).fetchall()
+            yield connection
 
 
 def open_project(home: Path) -> Project:

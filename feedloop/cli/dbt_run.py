@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -82,7 +83,7 @@ def _let_go() -> None:
 
 def _broken(settings: Settings, command: str, result: dbtRunnerResult) -> str:
     failed = [
-        f"{one.node.name}: {(one.message or '').strip().splitlines()[0]}"
+        f"{one.node.name}: {_sentence(one.message or '')}"
         for one in getattr(result.result, "results", [])
         if one.status in ("error", "fail", "runtime error")
     ]
@@ -91,6 +92,13 @@ def _broken(settings: Settings, command: str, result: dbtRunnerResult) -> str:
         f"lists stay. {len(failed)} broke: {'; '.join(failed[:5])}. The log is "
         f"{settings.home_dir / 'logs' / 'dbt.log'}."
     )
+
+
+def _sentence(message: str) -> str:
+    """What a Python model raised on purpose stands at the end of its traceback;
+    else dbt's first line says most."""
+    raised: list[str] = re.findall(r"^ *feedloop\.errors\.\w+: (.+)$", message, re.M)
+    return raised[-1].rstrip(".") if raised else message.strip().splitlines()[0]
 
 
 def keep_state(settings: Settings) -> None:

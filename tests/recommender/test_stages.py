@@ -11,7 +11,7 @@ import pytest
 from recommender import stages
 from recommender.arrays import vectors
 from recommender.build import candidate_features
-from recommender.embeddings import AlsParams
+from recommender.embeddings import AlsParams, train_item_factors
 from recommender.history import INSTANT
 from recommender.ranking import RankerParams
 from tests.recommender.worlds import FEATURES
@@ -78,7 +78,12 @@ def test_factors_are_trained_again_when_items_lack_them(
             }
         )
         params = AlsParams(factors=2, iterations=1)
-        return stages.item_factors(instants(as_of), log, params, previous, 7)
+
+        def train(purpose: str) -> pa.Table:
+            return train_item_factors(stages.of_purpose(log, purpose), params)
+
+        asked = log.select(["purpose", "item_id"])
+        return stages.item_factors(instants(as_of), asked, train, "", previous, 7)
 
     first = factors(NOW, 10, None)
     again = factors(NOW + timedelta(days=1), 10 + more, first)

@@ -6,18 +6,21 @@ nothing else, and has left a few of them out: those must lead their list.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from feedloop.contracts.lists import RequestSigner
 from feedloop.contracts.log import EVENTS, ITEMS, USERS, EventLog, Message
 from feedloop.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 14
 END = START + timedelta(days=DAYS)
+SHOWN = 10
+"""Of a list, from its head, to everybody."""
 CATEGORIES = ("even", "odd")
 COUNTRIES = ("EV", "OD")
 
@@ -70,6 +73,23 @@ def event(
         "event_type": kind,
         "occurred_at": at.isoformat(),
     }
+
+
+def answers(
+    settings: Settings, lists: Iterable[tuple[str, str, list[str]]]
+) -> Iterator[dict[str, Any]]:
+    """The day after END everybody sees the head of their list, and clicks its
+    second item. ``lists``: user_id, rec_id, item_ids."""
+    signer = RequestSigner(settings.signing_key)
+    for user_id, rec_id, item_ids in lists:
+        request_id = signer.sign(rec_id, user_id)
+        for place, item_id in enumerate(item_ids[:SHOWN], start=1):
+            at = END + timedelta(hours=6, minutes=place)
+            context = {"request_id": request_id, "page_position": place}
+            for kind in ("impression", "click") if place == 2 else ("impression",):
+                name = f"{user_id}-{place}-{kind}"
+                row = event(name, int(user_id[1:]), int(item_id[1:]), at, kind=kind)
+                yield row | {"context": context}
 
 
 def send_events(log: EventLog, settings: Settings, rows: list[dict[str, Any]]) -> None:

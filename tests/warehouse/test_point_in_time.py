@@ -14,39 +14,21 @@ import duckdb
 import pytest
 
 from feedloop.cli.build import nightly
-from feedloop.contracts.lists import RequestSigner
 from feedloop.errors import StepFailed
 from tests.conftest import PEOPLE, VARIABLES, Project
 from tests.support import checkerboard
-from tests.support.checkerboard import END
+from tests.support.checkerboard import END, SHOWN
 
-SHOWN = 10
 SECOND = END + timedelta(days=1)
 LEARNS_FROM_THE_LOG = VARIABLES | {"min_logged_impressions": 1}
 
 
 def answers(project: Project) -> list[dict[str, Any]]:
-    """Everybody sees the head of their list and clicks its second item."""
-    signer = RequestSigner(project.settings.signing_key)
     lists = project.query(
         "select user_id, rec_id, item_ids from rec_lists where surface = 'homepage' "
         "and user_id != '~cold' order by user_id"
     )
-    rows = []
-    for user_id, rec_id, item_ids in lists:
-        request_id = signer.sign(rec_id, user_id)
-        person = int(user_id[1:])
-        for place, item_id in enumerate(item_ids[:SHOWN], start=1):
-            kinds = ("impression", "click") if place == 2 else ("impression",)
-            for kind in kinds:
-                event_id = f"{user_id}-{place}-{kind}"
-                at = END + timedelta(hours=6, minutes=place)
-                row = checkerboard.event(
-                    event_id, person, int(item_id[1:]), at, kind=kind
-                )
-                context = {"request_id": request_id, "page_position": place}
-                rows.append(row | {"context": context})
-    return rows
+    return list(checkerboard.answers(project.settings, lists))
 
 
 @pytest.fixture(scope="module")
