@@ -37,6 +37,7 @@ from recommender.standalone import (
     learnt_ranker,
     read_items,
     with_blend,
+    with_quotas,
     with_trend,
 )
 
@@ -91,6 +92,7 @@ def lists(
     examples = labelled_candidates(inner, items, recipe)
     recipe = with_blend(examples, recipe)
     ranker = learnt_ranker(examples, recipe)
+    recipe = with_quotas(examples, recipe)
     with fitted(history, items, history.as_of, recipe, ranker) as now:
         people = now.users(task.users)
         for name, is_ranked in {"blend": False, "pipeline": True}.items():

@@ -11,7 +11,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Of retrieval, exploration and the index. Shares are of ``candidates``."""
+    """Of retrieval, exploration and the index. Shares are of ``candidates``, until
+    there is something to learn them from (``quotas``)."""
 
     # retrieval
     candidates: Annotated[int, Meta(ge=1, le=2000)] = 300

@@ -28,7 +28,7 @@ from feedloop.contracts.lists import (
     BuildId,
 )
 from feedloop.contracts.seeds import EventType, Feature, Surface
-from recommender import priors
+from recommender import priors, quotas
 from recommender.arrays import vectors as float_lists
 from recommender.build import (
     candidate_features,
@@ -268,24 +268,23 @@ def write_build(
     vectors: pa.Table,
     neighbours: pa.Table,
     categories: pa.Table,
-    ranker: Mapping[str, Any] | None,
+    ranker: bytes | None,
     features: Mapping[str, Feature],
     surfaces: Mapping[str, Surface],
     params: KernelParams,
 ) -> builds.Manifest:
     """Write the part ``model/`` of the build of this run."""
-    blob = ranker["model"] if ranker else None
     item_vectors = vectors.select(["item_id", "vector"])
     # Vectors of cold items change with the catalogue; the model doesn't.
     factors = item_vectors.filter(pc.invert(vectors["is_cold"]))
-    version = model_version_of(params=params, item_vectors=factors, ranker=blob)
+    version = model_version_of(params=params, item_vectors=factors, ranker=ranker)
     return write_model(
         builds_dir,
         as_of=as_of,
         items=items,
         item_vectors=item_vectors,
         neighbours=neighbours.select(["item_id", "neighbour_id", "score"]),
-        ranker=blob,
+        ranker=ranker,
         model_version=version,
         features=features,
         surfaces=surfaces,
@@ -350,6 +349,7 @@ RANKER_SCHEMA = pa.schema(
         pa.field("examples", pa.int64()),
         pa.field("metrics", pa.string()),
         pa.field("importances", pa.string()),
+        pa.field("quotas", pa.string()),
     ]
 )
 
@@ -363,7 +363,8 @@ def ranker(
     previous: pa.Table | None,
     every_days: int,
 ) -> pa.Table:
-    """The ranker as a table of one row, the previous one while not due, or no
+    """The ranker as a table of one row, with the quotas that the same examples
+    speak for, for lists from now on; the previous one while not due, or no
     row where there is nothing to learn from.
 
     It is due before its time where it learned from a time split and there is a
@@ -372,14 +373,16 @@ def ranker(
     as_of = serving_instant(instants)
     names = candidate_features(features)
     shown = examples["position"].null_count < len(examples)
-    recipe = f"{params!r} seed={seed} shown={shown} {' '.join(names)}"
+    start = quotas.shares(KernelParams())
+    recipe = f"{params!r} {start} seed={seed} shown={shown} {' '.join(names)}"
     if (
         previous is not None
         and not is_due(previous, recipe, as_of, every_days)
         and len(examples) < OUTGROWN * previous["examples"][0].as_py()
     ):
         return previous
-    trained = train_ranker(aligned(examples, names, features), names, params, seed)
+    examples = aligned(examples, names, features)
+    trained = train_ranker(examples, names, params, seed)
     if trained is None:
         return RANKER_SCHEMA.empty_table()
     row = {
@@ -389,8 +392,16 @@ def ranker(
         "examples": examples.num_rows,
         "metrics": json.dumps(trained.metrics, sort_keys=True),
         "importances": json.dumps(trained.importances, sort_keys=True),
+        "quotas": json.dumps(quotas.learnt(examples, names, KernelParams())),
     }
     return pa.Table.from_pylist([row], RANKER_SCHEMA)
+
+
+def quotas_in_force(params: KernelParams, ranker: pa.Table) -> KernelParams:
+    """``params`` with the quotas of the ``ranker`` stage, if it has a row."""
+    for row in ranker.to_pylist():
+        params = quotas.with_shares(params, json.loads(row["quotas"]))
+    return params
 
 
 BUILD_SCHEMA = pa.schema(

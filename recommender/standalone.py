@@ -50,6 +50,7 @@ from recommender.inner_split import Split, split
 from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
+from recommender.quotas import learnt, with_shares
 from recommender.ranking import RankerParams, best_blend, train_ranker
 from recommender.trend import HALF_LIVES_HOURS, best_half_life
 
@@ -236,7 +237,7 @@ def fitted(
                     "category_place": np.arange(len(categories)),
                 }
             ),
-            ranker={"model": ranker} if ranker else None,
+            ranker=ranker,
             features=recipe.features,
             surfaces={recipe.surface.surface: recipe.surface},
             params=recipe.kernel,
@@ -331,6 +332,16 @@ def with_blend(examples: pa.Table, recipe: Recipe) -> Recipe:
     ]
     names = candidate_features(recipe.features)
     return replace(recipe, kernel=best_blend(examples, names, tried))
+
+
+def with_quotas(examples: pa.Table, recipe: Recipe) -> Recipe:
+    """The recipe with the quotas that the ``examples`` speak for, for lists of a
+    later instant than theirs."""
+    if len(examples) == 0:
+        return recipe
+    names = candidate_features(recipe.features)
+    found = learnt(examples, names, recipe.kernel)
+    return replace(recipe, kernel=with_shares(recipe.kernel, found))
 
 
 def learnt_ranker(examples: pa.Table, recipe: Recipe) -> bytes | None:

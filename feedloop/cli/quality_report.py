@@ -110,7 +110,8 @@ def _sources(quality: Quality) -> list[str]:
     union = quality.sources[ANY]
     rows = [
         f"Of what people took, {_figure(union)} was among the "
-        f"{quality.candidates} candidates that the ranker was given, from:",
+        f"{quality.candidates} candidates that the ranker was given. From (`popular` "
+        "also fills up what lacks to that number):",
         "",
         "| source | recall | from no other source |",
         "| --- | --- | --- |",

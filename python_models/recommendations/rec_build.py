@@ -10,7 +10,7 @@ def model(dbt, session):
     settings = from_environment()
     serving = "purpose = 'serving'"
     instant = frames.only_row(dbt.ref("int_as_of").filter(serving))
-    ranker = frames.arrow(dbt.ref("rank_ranker")).to_pylist()
+    ranker = frames.arrow(dbt.ref("rank_ranker"))
     manifest = stages.write_build(
         settings.builds_dir,
         as_of=instant["as_of"],
@@ -24,9 +24,9 @@ def model(dbt, session):
             .sort("item_id", "neighbour_id")
         ),
         categories=frames.arrow(dbt.ref("dim_categories")),
-        ranker=ranker[0] if ranker else None,
+        ranker=ranker["model"][0].as_py() if len(ranker) else None,
         features=seeds.read_features(settings.seeds_dir),
         surfaces=seeds.read_surfaces(settings.seeds_dir),
-        params=KernelParams(**dbt.config.get("kernel")),
+        params=stages.quotas_in_force(KernelParams(**dbt.config.get("kernel")), ranker),
     )
     return frames.frame(session, stages.build_row(manifest))

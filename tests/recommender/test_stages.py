@@ -13,6 +13,7 @@ from recommender.arrays import vectors
 from recommender.build import candidate_features
 from recommender.embeddings import AlsParams, train_item_factors
 from recommender.history import INSTANT
+from recommender.params import KernelParams
 from recommender.ranking import RankerParams
 from tests.recommender.worlds import FEATURES
 
@@ -88,3 +89,23 @@ def test_factors_are_trained_again_when_items_lack_them(
     first = factors(NOW, 10, None)
     again = factors(NOW + timedelta(days=1), 10 + more, first)
     assert len(again) == (10 + more if trains else 10)
+
+
+def test_a_ranker_comes_with_quotas_for_the_lists_after_it() -> None:
+    """All that was taken came from one source, which then brings more."""
+    rows = examples(400)
+    source = NAMES.index("from_trending")
+    values = np.zeros((len(rows), len(NAMES)), np.float32)
+    values[:, source] = 1
+    rows = rows.set_column(
+        rows.schema.get_field_index("feature_values"), "feature_values", vectors(values)
+    )
+    given = KernelParams(candidates=200)
+    found = stages.ranker(
+        instants(NOW), rows, FEATURES, RankerParams(rounds=2), 1, None, 7
+    )
+    applied = stages.quotas_in_force(given, found)
+    assert applied.trending_share > given.trending_share
+    assert applied.als_share < given.als_share
+    assert applied.candidates == 200
+    assert stages.quotas_in_force(given, stages.RANKER_SCHEMA.empty_table()) == given
