@@ -75,7 +75,7 @@ def lists(
     items = read_items(task.items, history)
     recipe = Recipe(
         features=read_features(settings.seeds_dir),
-        surface=_surface(k),
+        surface=relevance_only(k),
         seed=SEED,
         threads=threads,
     )
@@ -104,7 +104,7 @@ def lists(
             yield name, _long(pa.Table.from_batches(batches))
 
 
-def _surface(k: int) -> Surface:
+def relevance_only(k: int) -> Surface:
     """Nothing but relevance: neither a diversity rule nor exploration."""
     return Surface(
         surface=SURFACE,

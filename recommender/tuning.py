@@ -70,11 +70,13 @@ def tune(
     trials: int,
     budget_s: float,
     advance: Callable[[float], None] = lambda _: None,
+    served: pa.Array | None = None,
 ) -> Tuned:
     """Try ``trials`` recipes, or as many as begin within ``budget_s`` seconds,
     at least the one given. ``items``: as from ``read_items``. ``recipe.seed``
-    drives what is tried. Nothing is known of what comes after the history."""
-    inner = held_out(history, recipe)
+    drives what is tried. ``served``: ids of those whom lists are for (None:
+    everyone). Nothing is known of what comes after the history."""
+    inner = held_out(history, recipe, served)
     recipe = with_trend(inner, recipe)
     rng = np.random.default_rng(recipe.seed)
     began = time.monotonic()
