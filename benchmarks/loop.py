@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from rich.console import Console
 
+from benchmarks.support.loop_loss import loss
 from benchmarks.support.report import Figure, benchmark
 from feedloop.cli.demo_counts import fail_where_they_differ
 from feedloop.cli.demo_story import Demo
@@ -67,9 +68,12 @@ def main(quick: bool) -> list[Figure]:
     """21 days of lists, clicks and better lists, beside an oracle."""
     days, people = (QUICK_DAYS, QUICK_PEOPLE) if quick else (DAYS, PEOPLE)
     demos = {}
+    losses: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name:
         for arm, exploring in {"exploring": True, "without": False}.items():
             demos[arm] = _lived(Path(name) / arm, days, people, exploring=exploring)
+            if exploring:
+                losses = loss(demos[arm], min(WEEK, days))
             console.print(
                 f"{arm}: {days} days in {sum(demos[arm].seconds.values()):.0f} s"
             )
@@ -106,6 +110,14 @@ def main(quick: bool) -> list[Figure]:
             for arm, value in lately.items()
         ),
         Figure("ctr.without_exploration", late[1], f"last {week} days"),
+        *(
+            Figure(
+                f"expected_to_oracle.{name}",
+                value,
+                f"last {week} days; expected clicks over the oracle's",
+            )
+            for name, value in losses.items()
+        ),
     ]
 
 

@@ -42,6 +42,7 @@ from recommender.arrays import (
     positions,
 )
 from recommender.params import KernelParams
+from recommender.tastes import EVERYBODY, ITEM
 
 ITEMS_FILE = "items.arrow"
 VALUES_FILE = "item_values.npy"
@@ -50,6 +51,8 @@ NORMS_FILE = "item_norms.npy"
 INDEX_FILE = "items.usearch"
 NEIGHBOURS_FILE = "neighbours.npy"
 NEIGHBOUR_SCORES_FILE = "neighbour_scores.npy"
+TASTES_FILE = "item_tastes.npy"
+MEAN_TASTE_FILE = "mean_taste.npy"
 TRENDING_FILE = "trending.npy"
 FRESH_FILE = "fresh.npy"
 RANKER_FILE = "ranker.ubj"
@@ -75,6 +78,7 @@ CROSS_FEATURES = (
     "item_item_score",
     "item_item_reciprocal_rank",
     "category_affinity",
+    "taste",
     "from_als",
     "from_item_item",
     "from_trending",
@@ -108,6 +112,8 @@ class Build:
     ``item_vectors`` (items, factors): unit vectors times ``UNIT``, int16.
     ``item_norms`` (items,): the vectors' lengths over the longest one's.
     ``neighbours`` (items, 50): ordinals, -1 where there are fewer.
+    ``item_tastes`` (items, taste factors + 1): factors and bias, (items, 0) while
+    no tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
     ``trending``, ``fresh``: ordinals of active items in that order.
     """
 
@@ -121,6 +127,8 @@ class Build:
     item_norms: Floats
     neighbours: np.ndarray[Any, np.dtype[np.int32]]
     neighbour_scores: Floats
+    item_tastes: Floats
+    mean_taste: Floats
     trending: Ints
     fresh: Ints
     index: Index | None
@@ -291,14 +299,15 @@ def write_model(
     surfaces: Mapping[str, Surface],
     categories: list[str],
     params: KernelParams,
+    tastes: pa.Table,
 ) -> Manifest:
     """Write the part ``model/`` of the build ``model_version@as_of``.
 
     ``items``: item_id, category, published_at, is_active and one column for
     each ranked item feature (null: the registry's default). ``item_vectors``:
-    item_id, vector. ``neighbours``: item_id, neighbour_id, score (> 0); the 50
-    highest of an item count. The same inputs give the same bytes, whatever the
-    order of their rows.
+    item_id, vector. ``tastes``: the columns of ``tastes.TASTES``. ``neighbours``:
+    item_id, neighbour_id, score (> 0); the 50 highest of an item count. The same
+    inputs give the same bytes, whatever the order of their rows.
     """
     spec = Spec(
         surfaces=dict(surfaces),
@@ -316,6 +325,7 @@ def write_model(
     category = positions(
         pa.array(categories, pa.string()), column(items, "category", pa.string())
     )
+    liked, mean_taste = _aligned_tastes(tastes, item_ids, len(categories))
     fresh = _fresh(items, active, as_of)
     searchable = np.flatnonzero(vectors[:active].any(axis=1))
     longest = _longest(searchable, norms, params.exact_up_to)
@@ -350,6 +360,8 @@ def write_model(
         np.save(folder / NORMS_FILE, norms)
         np.save(folder / NEIGHBOURS_FILE, near)
         np.save(folder / NEIGHBOUR_SCORES_FILE, near_scores)
+        np.save(folder / TASTES_FILE, liked)
+        np.save(folder / MEAN_TASTE_FILE, mean_taste)
         np.save(folder / TRENDING_FILE, trending)
         np.save(folder / FRESH_FILE, fresh)
         if len(others):
@@ -400,6 +412,8 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         item_norms=arrays[NORMS_FILE],
         neighbours=arrays[NEIGHBOURS_FILE],
         neighbour_scores=arrays[NEIGHBOUR_SCORES_FILE],
+        item_tastes=arrays[TASTES_FILE],
+        mean_taste=arrays[MEAN_TASTE_FILE],
         trending=arrays[TRENDING_FILE],
         fresh=arrays[FRESH_FILE],
         index=index,
@@ -485,6 +499,25 @@ def _aligned_vectors(
     aligned[at >= 0] = dense[at[at >= 0]]
     norms = np.sqrt((aligned.astype(np.float64) ** 2).sum(axis=1))
     return quantised(aligned), (norms / (norms.max(initial=0) or 1)).astype(np.float32)
+
+
+def _aligned_tastes(
+    tastes: pa.Table, item_ids: pa.Array, categories: int
+) -> tuple[Floats, Floats]:
+    """Of the items by ordinal, and everybody's mean."""
+
+    def of_type(kind: str) -> pa.Table:
+        return tastes.filter(pc.equal(tastes["entity_type"], kind))
+
+    mean, _ = matrix(column(of_type(EVERYBODY), "vector", VECTOR))
+    if len(mean) == 0:
+        return np.zeros((len(item_ids), 0), np.float32), np.zeros(0, np.float32)
+    items = of_type(ITEM)
+    dense, _ = matrix(column(items, "vector", VECTOR), mean.shape[1] - categories + 1)
+    at = positions(ids(items, "entity_id"), item_ids)
+    aligned = np.zeros((len(item_ids), dense.shape[1]), np.float32)
+    aligned[at >= 0] = dense[at[at >= 0]]
+    return aligned, mean[0]
 
 
 def _aligned_neighbours(

@@ -45,6 +45,7 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
             candidates, candidates.item_item_score, candidates.item_item_score > 0
         ),
         "category_affinity": _affinity(users, row, category),
+        "taste": _taste(users, candidates, build),
     }
     offset = of_item - CROSS_FEATURES.index("als_cosine")
     for name, values in cross.items():
@@ -79,3 +80,20 @@ def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
     if users.affinity.shape[1] == 0:
         return np.zeros(len(row), np.float32)
     return np.where(category >= 0, users.affinity[row, category], np.float32(0))
+
+
+def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:
+    """How likely a click is, on the scale of log-odds, up to a constant."""
+    row, item = candidates.row, candidates.item
+    factors = build.item_tastes.shape[1] - 1
+    if factors < 0:
+        return np.zeros(len(row), np.float32)
+    liked = build.item_tastes[item]
+    found: Floats = liked[:, factors].copy()
+    # one factor after the other: the same sum whatever the batch
+    for at in range(factors):
+        found += users.taste[row, at] * liked[:, at]
+    category = build.item_category[item]
+    return found + np.where(
+        category >= 0, users.taste[row, factors + category], np.float32(0)
+    )

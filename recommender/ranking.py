@@ -34,6 +34,7 @@ RISING = (
     "item_item_score",
     "item_item_reciprocal_rank",
     "category_affinity",
+    "taste",
     "item_ctr_30d",
     "item_trending",
     "item_trending_1h",

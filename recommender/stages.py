@@ -53,6 +53,7 @@ from recommender.kernel import (
 )
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
+from recommender.tastes import TASTES, TasteParams, learn_tastes
 from recommender.trend import TrendParams, best_half_life
 
 SERVING, TRAINING = "serving", "training"
@@ -260,6 +261,27 @@ def item_neighbours(
     return pa.concat_tables(parts)
 
 
+def tastes(
+    instants: pa.Table,
+    events: pa.Table,
+    *,
+    people: pa.Table,
+    items: pa.Table,
+    categories: pa.Table,
+    params: TasteParams,
+) -> pa.Table:
+    """What people would click if they saw it, at the run's instant: the columns
+    of ``tastes.TASTES`` with purpose and as_of."""
+    names = _in_order(categories)
+    learned = learn_tastes(events, people, items, names, params)
+    return _labelled(learned, SERVING, as_of=serving_instant(instants))
+
+
+def _in_order(categories: pa.Table) -> list[str]:
+    names: list[str] = categories.sort_by("category_place")["category"].to_pylist()
+    return names
+
+
 def write_build(
     builds_dir: Path,
     *,
@@ -272,6 +294,7 @@ def write_build(
     features: Mapping[str, Feature],
     surfaces: Mapping[str, Surface],
     params: KernelParams,
+    tastes: pa.Table | None = None,
 ) -> builds.Manifest:
     """Write the part ``model/`` of the build of this run."""
     item_vectors = vectors.select(["item_id", "vector"])
@@ -288,8 +311,9 @@ def write_build(
         model_version=version,
         features=features,
         surfaces=surfaces,
-        categories=categories.sort_by("category_place")["category"].to_pylist(),
+        categories=_in_order(categories),
         params=params,
+        tastes=TASTES.empty_table() if tastes is None else tastes,
     )
 
 

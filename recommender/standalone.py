@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from feedloop.contracts.seeds import Feature, Surface
 from recommender import stages
 from recommender.arrays import (
+    VECTOR,
     Bools,
     Ints,
     column,
@@ -125,6 +126,8 @@ class Fitted:
                 ),
                 code,
             ),
+            # a log without impressions teaches no tastes
+            "taste": pa.nulls(len(user_ids), VECTOR),
             "recent_items": _of(item_lists(theirs, self.recipe.recent_items), code),
             "consumed_items": _of(item_lists(theirs, MOST_CONSUMED), code),
         }

@@ -29,7 +29,8 @@ STRINGS = pa.list_(pa.string())
 class Users:
     """``vectors`` (users, factors): unit vectors times ``build.UNIT`` as
     float32; a row of zeros where ``has_vector`` is false. ``features`` (users,
-    ranked user features). ``affinity`` (users, categories). ``recent`` and
+    ranked user features). ``affinity`` (users, categories). ``taste`` (users,
+    taste factors + categories), everybody's mean where there is none. ``recent`` and
     ``consumed``: offsets and ordinals; unknown items are left out."""
 
     ids: pa.Array
@@ -37,6 +38,7 @@ class Users:
     has_vector: Bools
     features: Floats
     affinity: Floats
+    taste: Floats
     recent_offsets: Ints
     recent: Ints
     consumed_offsets: Ints
@@ -62,6 +64,7 @@ class Users:
             has_vector=self.has_vector[start:stop],
             features=self.features[start:stop],
             affinity=self.affinity[start:stop],
+            taste=self.taste[start:stop],
             recent_offsets=recent - recent[0],
             recent=self.recent[recent[0] : recent[-1]],
             consumed_offsets=consumed - consumed[0],
@@ -93,6 +96,7 @@ def read_users(batch: pa.RecordBatch | pa.Table, build: Build) -> Users:
         has_vector=np.asarray(vectors.any(axis=1)),
         features=features,
         affinity=_affinity(batch, len(build.categories)),
+        taste=_tastes(batch, build),
         recent_offsets=recent_offsets,
         recent=recent,
         consumed_offsets=consumed_offsets,
@@ -116,6 +120,14 @@ def _vectors(batch: pa.RecordBatch | pa.Table, factors: int) -> Floats:
         return np.zeros((len(batch), 0), np.float32)
     dense, _ = matrix(column(batch, "vector", VECTOR), factors)
     return quantised(dense).astype(np.float32)
+
+
+def _tastes(batch: pa.RecordBatch | pa.Table, build: Build) -> Floats:
+    mean = build.mean_taste
+    if len(mean) == 0:  # nobody was shown anything yet
+        return np.zeros((len(batch), 0), np.float32)
+    dense, present = matrix(column(batch, "taste", VECTOR), len(mean))
+    return np.where(present[:, None], dense, mean)
 
 
 def _items(

@@ -55,21 +55,34 @@ def random_pages(world: World, morning: Morning, people: Ints, cap: int) -> Ints
 
 
 def oracle_pages(
-    world: World, model: ChoiceModel, morning: Morning, people: Ints, cap: int
+    world: World,
+    model: ChoiceModel,
+    morning: Morning,
+    people: Ints,
+    cap: int,
+    among: Bools | None = None,
 ) -> Ints:
-    """[people, PAGE] What each would click most, by their hidden tastes."""
+    """[people, PAGE] What each would click most, by their hidden tastes; where
+    given, only ``among`` [people, items]."""
     appeal = model.appeal(world, morning.day, people)
     score = np.full((len(people), len(morning.recent_clicks)), -np.inf)
     score[:, : appeal.shape[1]] = appeal
     # The oracle knows as well what the app doesn't know yet.
     score -= model.dullness * morning.clicked[people]
-    return _pages(world, morning, people, score, cap)
+    return _pages(world, morning, people, score, cap, among)
 
 
 def _pages(
-    world: World, morning: Morning, people: Ints, score: Floats, cap: int
+    world: World,
+    morning: Morning,
+    people: Ints,
+    score: Floats,
+    cap: int,
+    among: Bools | None = None,
 ) -> Ints:
     allowed = world.known_in_the_morning(morning.day) & ~morning.known_clicked[people]
+    if among is not None:
+        allowed &= among
     order = np.argsort(np.where(allowed, -score, np.inf), axis=1, kind="stable")
     available = np.count_nonzero(allowed, axis=1)
     pages = np.full((len(people), PAGE), NOTHING)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from feedloop.contracts.seeds import read_features, read_surfaces
 from feedloop.settings import from_environment
+from recommender import tastes
 from recommender.arrays import Floats, vectors
 from recommender.build import (
     Build,
@@ -97,6 +98,7 @@ def make_build(
         surfaces=SURFACES,
         categories=sorted(set(catalogue["category"].to_pylist())),
         params=params,
+        tastes=tastes.TASTES.empty_table(),
     )
     return open_model(folder, manifest.build_id)
 
@@ -130,6 +132,7 @@ def people(count: int, build: Build, seed: int) -> pa.RecordBatch:
         "user_id": [f"usr_{at:010x}" for at in range(count)],
         "vector": vectors(directions(count, seed)),
         "user_category_affinity": vectors(affinity),
+        "taste": pa.nulls(count, pa.list_(pa.float32())),
         "recent_items": _some_items(rng, count, 30, build),
         "consumed_items": _some_items(rng, count, 60, build),
     }

@@ -15,13 +15,15 @@ USER_COLUMNS = pa.schema(
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("vector", pa.list_(pa.float32())),
         pa.field("user_category_affinity", pa.list_(pa.float32())),
+        pa.field("taste", pa.list_(pa.float32())),
         pa.field("recent_items", pa.list_(pa.string())),
         pa.field("consumed_items", pa.list_(pa.string())),
     ]
 )
 """What the kernel needs to know of a user, besides one float column for each
 ranked user feature of the registry. ``vector`` is the folded-in embedding
-(null: no history); ``recent_items`` the last engagements, newest first;
+(null: no history); ``taste`` what impressions taught of them (null: the mean of
+everybody); ``recent_items`` the last engagements, newest first;
 ``consumed_items`` what the surface's repeat policy keeps away."""
 
 LIST_COLUMNS = pa.schema(

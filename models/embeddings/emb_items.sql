@@ -14,6 +14,8 @@ select
     features.item_id,
     items.category,
     items.tags,
-    items.title
+    items.title,
+    items.published_at,
+    items.is_active
 from features
 inner join items on features.item_id = items.item_id

@@ -18,6 +18,11 @@ priors as (
     select * from {{ ref('emb_user_priors') }}
 ),
 
+tastes as (
+    select * from {{ ref('emb_tastes') }}
+    where entity_type = 'user'
+),
+
 surfaces as (
     select * from {{ ref('surfaces') }}
     where serves_list
@@ -51,6 +56,7 @@ select
             features.user_category_affinity, priors.category_affinity
         ) as {{ type_float_array() }}
     ) as user_category_affinity,
+    tastes.vector as taste,
     history.recent_items,
     history.consumed_items,
     {{ feature_names('user', vectors=false, prefix='features.') | join(', ') }}
@@ -72,3 +78,7 @@ left join priors
     on
         people.purpose = priors.purpose
         and people.user_id = priors.user_id
+left join tastes
+    on
+        people.purpose = tastes.purpose
+        and people.user_id = tastes.entity_id

@@ -18,6 +18,7 @@ select
     user_id,
     vector,
     user_category_affinity,
+    taste,
     recent_items,
     consumed_items,
     {{ feature_names('user', vectors=false) | join(', ') }}

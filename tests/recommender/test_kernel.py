@@ -359,6 +359,7 @@ def test_other_widths_of_arrow_types_are_read_too(
             pa.field("user_id", pa.large_string()),
             pa.field("vector", pa.list_(pa.float64())),
             pa.field("user_category_affinity", pa.large_list(pa.float64())),
+            pa.field("taste", pa.large_list(pa.float64())),
             pa.field("recent_items", pa.large_list(pa.large_string())),
             pa.field("consumed_items", pa.list_(pa.string())),
             *(field for field in users.schema if pa.types.is_floating(field.type)),

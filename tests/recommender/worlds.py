@@ -21,6 +21,7 @@ from recommender.build import (
     write_model,
 )
 from recommender.params import KernelParams
+from recommender.tastes import TASTES
 
 AS_OF = datetime(2025, 1, 10, tzinfo=UTC)
 FEATURES = read_features(from_environment({}).seeds_dir)
@@ -102,6 +103,7 @@ def make_build(
     surfaces: Sequence[Surface] = (surface(),),
     params: KernelParams | None = None,
     categories: Sequence[str] | None = None,
+    tastes: pa.Table | None = None,
 ) -> Build:
     item_vectors = no_vectors() if item_vectors is None else item_vectors
     params = params or KernelParams()
@@ -121,6 +123,7 @@ def make_build(
         surfaces={one.surface: one for one in surfaces},
         categories=list(categories),
         params=params,
+        tastes=TASTES.empty_table() if tastes is None else tastes,
     )
     return open_model(folder, manifest.build_id)
 
@@ -132,6 +135,7 @@ def users_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
             pa.field("user_id", pa.string()),
             pa.field("vector", pa.list_(pa.float32())),
             pa.field("user_category_affinity", pa.list_(pa.float32())),
+            pa.field("taste", pa.list_(pa.float32())),
             pa.field("recent_items", pa.list_(pa.string())),
             pa.field("consumed_items", pa.list_(pa.string())),
             *(
