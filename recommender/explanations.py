@@ -10,7 +10,7 @@ import xgboost as xgb
 from feedloop.contracts.lists import REASONS
 from recommender.arrays import Floats, Ints
 from recommender.build import Build
-from recommender.ranking import blend
+from recommender.ranking import TASTE, blend, known_already
 
 EXPLAINED = 20
 """Positions from the top that are explained: about a page. It bounds the cost,
@@ -38,7 +38,8 @@ def contributions(build: Build, features: Floats) -> Floats:
 
     By the change of the expected score along the paths of the trees (Saabas,
     "Interpreting random forests", 2014): a twentieth of the time that SHAP values
-    take. The blend is a sum, and its terms are the answer.
+    take. What is known before the trees is a term of its own. The blend is a sum,
+    and its terms are the answer.
     """
     if build.ranker is None:
         weights = np.zeros(features.shape[1], np.float32)
@@ -49,4 +50,8 @@ def contributions(build: Build, features: Floats) -> Floats:
         return np.zeros_like(features)
     rows = xgb.DMatrix(features, feature_names=build.feature_names, nthread=1)
     found: Floats = build.ranker.predict(rows, pred_contribs=True, approx_contribs=True)
-    return found[:, :-1]
+    added = found[:, :-1]
+    added[:, build.feature_names.index(TASTE)] += known_already(
+        build.feature_names, features
+    )
+    return added

@@ -58,6 +58,8 @@ PERSONAL = {
 (Cormack et al., 2009), plus the cosine, which unlike a rank tells how near.
 What trends and what is popular stands beside them in ``KernelParams``."""
 
+TASTE = "taste"
+
 HELD_OUT = 0.2
 FOLDS = 3
 NDCG_AT = 10
@@ -155,7 +157,7 @@ def train_ranker(
     if held_out.any() and not held_out.all():
         scored = known.only(held_out)
         trial = _boosted(known.only(~held_out), feature_names, params, seed)
-        score = trial.inplace_predict(scored.features)
+        score = _scores(trial, feature_names, scored.features)
         blend = fallback_score(feature_names, scored.features, KernelParams())
         metrics[f"ndcg@{NDCG_AT}"] = _ndcg(scored, score)
         metrics[f"fallback_ndcg@{NDCG_AT}"] = _ndcg(scored, blend)
@@ -191,7 +193,7 @@ def cross_validated(
         booster = _boosted(known.only(~mine), feature_names, params, seed)
         scored = known.only(mine)
         theirs = names.take(pa.array(np.unique(scored.group))).to_pylist()
-        ndcg = _ndcg_by_group(scored, booster.inplace_predict(scored.features))
+        ndcg = _ndcg_by_group(scored, _scores(booster, feature_names, scored.features))
         found.update(zip(theirs, ndcg.tolist(), strict=True))
     return found
 
@@ -205,8 +207,24 @@ def predict(build: Build, features: Floats) -> Floats:
         return np.zeros(0, np.float32)
     if build.ranker is None:
         return fallback_score(build.feature_names, features, build.params)
-    scores: Floats = build.ranker.inplace_predict(features, validate_features=False)
-    return scores
+    return _scores(build.ranker, build.feature_names, features)
+
+
+def known_already(feature_names: Sequence[str], features: Floats) -> Floats:
+    """What a row's log-odds are known to be before the ranker adds to them: the
+    taste, which is learned from every impression there is. Trees would have to
+    learn it again from the few that people clicked."""
+    names = list(feature_names)
+    if TASTE not in names:
+        return np.zeros(len(features), np.float32)
+    return features[:, names.index(TASTE)]
+
+
+def _scores(
+    booster: xgb.Booster, feature_names: Sequence[str], features: Floats
+) -> Floats:
+    added: Floats = booster.inplace_predict(features, validate_features=False)
+    return added + known_already(feature_names, features)
 
 
 def fallback_score(
@@ -282,7 +300,8 @@ def _boosted(
         examples.features,
         examples.label,
         qid=group,
-        base_margin=position_effects(
+        base_margin=known_already(names, examples.features)
+        + position_effects(
             examples.features, examples.position, examples.label, params, seed
         ),
         feature_names=names,

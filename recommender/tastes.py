@@ -178,6 +178,9 @@ def learn_tastes(
     )
     taste, liked, bias = _sums(world, _fitted(evidence, world, params))
     mean = taste.mean(axis=0, keepdims=True)
+    # zero is what everybody thinks of the average item, and so of an unknown one
+    width = params.factors
+    bias -= (liked @ mean[0, :width] + bias + world.category @ mean[0, width:]).mean()
     return pa.concat_tables(
         [
             _table(EVERYBODY, pa.array([""]), mean),

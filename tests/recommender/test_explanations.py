@@ -30,6 +30,7 @@ def test_the_feature_that_decides_is_the_first_reason(tmp_path: Path) -> None:
     asked = np.full((2, len(names)), 0.5, np.float32)
     asked[0, strong], asked[1, strong] = 0.99, 0.01
     asked[:, weak] = 0.6
+    asked[:, names.index("taste")] = 0
     found = strongest(contributions(build, asked))
     assert found.features[:, :2].tolist() == [[strong, weak]] * 2
     assert found.added[0, 0] > 0 > found.added[1, 0]
@@ -38,6 +39,26 @@ def test_the_feature_that_decides_is_the_first_reason(tmp_path: Path) -> None:
     assert found.added.sum(axis=1) + _mean(ranker, features) == pytest.approx(
         predict(build, asked), abs=0.15
     )
+
+
+def test_the_taste_that_the_trees_add_to_is_a_reason(tmp_path: Path) -> None:
+    names = make_build(tmp_path / "names", items_table(3)).feature_names
+    features = np.random.default_rng(1).random((400, len(names)), np.float32)
+    ranker = xgb.train(
+        {"max_depth": 2, "nthread": 1, "base_score": 0.0},
+        xgb.DMatrix(features, features[:, 0], feature_names=names, nthread=1),
+        20,
+    )
+    build = make_build(
+        tmp_path / "ranked", items_table(3), ranker=bytes(ranker.save_raw("ubj"))
+    )
+    asked = features[:2].copy()
+    asked[1] = asked[0]
+    asked[1, names.index("taste")] = -3
+    found = strongest(contributions(build, asked))
+    assert names[found.features[1, 0]] == "taste"
+    low, high = predict(build, asked)[[1, 0]]
+    assert high - low == pytest.approx(asked[0, names.index("taste")] + 3, abs=0.1)
 
 
 def _mean(ranker: xgb.Booster, features: np.ndarray) -> float:

@@ -68,6 +68,20 @@ def test_it_learns_what_the_clicks_follow() -> None:
     assert rising[-1] > rising[0]
 
 
+def test_the_trees_leave_alone_what_the_taste_says_already() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.random((300, 10, len(NAMES) + 1))
+    features[..., -1] = rng.normal(0, 1.5, (300, 10))
+    clicked = rng.random((300, 10)) < 1 / (1 + np.exp(2 - features[..., -1]))
+    table = examples(features, clicked)
+    known = train_ranker(table, [*NAMES, "taste"], PARAMS, seed=0)
+    learned = train_ranker(table, [*NAMES, "item_age_days"], PARAMS, seed=0)
+    assert known is not None
+    assert learned is not None
+    assert known.importances["taste"] < learned.importances["item_age_days"] / 2
+    assert known.metrics["ndcg@10"] > learned.metrics["ndcg@10"] - 0.02
+
+
 def test_it_repeats_whatever_the_order_of_the_rows() -> None:
     table = clicks_on_ctr()
     shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
