@@ -36,3 +36,7 @@ def test_a_short_run_has_every_figure(tmp_path: Path) -> None:
     assert 0 < figures["ctr_ratio_to_oracle"] < 1
     assert figures["ctr.random"] < figures["ctr.pipeline"] < figures["ctr.oracle"]
     assert figures["exploration_gain"] > -1
+    shown, reordered = (
+        figures[f"expected_to_oracle.{name}"] for name in ("shown", "reordered")
+    )
+    assert 0 < shown <= reordered
