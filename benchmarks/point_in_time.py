@@ -81,12 +81,14 @@ def _join(*command: str | Path) -> Usage:
 
 
 class _Difference(NamedTuple):
-    """Labels before the first value of their user or item, labels that Feast gives
-    no row for, of them those with all values known, and labels with other values
-    than ours."""
+    """Labels before the first value of their user or item; labels that Feast gives
+    no row for, of them those with all values known: ``twins`` of another label of
+    their user at the same instant, and others; labels with other values than
+    ours."""
 
     early: int
     dropped: int
+    twins: int
     unexplained: int
     unequal: int
 
@@ -100,9 +102,12 @@ def _difference(folder: Path, side: str) -> _Difference:
     row = duckdb.execute(
         f"select count(*) filter (where not ({known})), "
         "count(*) filter (where theirs.label_id is null), "
-        f"count(*) filter (where theirs.label_id is null and {known}), "
+        f"count(*) filter (where theirs.label_id is null and {known} and twin), "
+        f"count(*) filter (where theirs.label_id is null and {known} and not twin), "
         f"count(*) filter (where theirs.label_id is not null and ({unequal})) "
-        f"from '{folder / 'ours.parquet'}' as ours "
+        "from (select *, "
+        "count(*) over (partition by user_id, event_timestamp) > 1 as twin "
+        f"from '{folder / 'ours.parquet'}') as ours "
         f"full join '{folder / f'{side}.parquet'}' as theirs "
         "on ours.label_id = theirs.label_id"
     ).fetchone()
@@ -190,7 +195,8 @@ def _figures(
                 f"{side}_labels_dropped",
                 found.dropped,
                 f"of {found.early:,} labels before the first value of their user or "
-                "item: it gives them no row, ours nulls",
+                "item: it gives them no row, ours nulls; and "
+                f"{found.twins} of two of one user at one instant",
             )
         )
     return figures
