@@ -494,9 +494,7 @@ def _aligned_vectors(
     item_vectors: pa.Table, item_ids: pa.Array
 ) -> tuple[np.ndarray[Any, np.dtype[np.int16]], Floats]:
     dense, _ = matrix(column(item_vectors, "vector", VECTOR))
-    at = positions(ids(item_vectors, "item_id"), item_ids)
-    aligned = np.zeros((len(item_ids), dense.shape[1]), np.float32)
-    aligned[at >= 0] = dense[at[at >= 0]]
+    aligned = _aligned(dense, ids(item_vectors, "item_id"), item_ids)
     norms = np.sqrt((aligned.astype(np.float64) ** 2).sum(axis=1))
     return quantised(aligned), (norms / (norms.max(initial=0) or 1)).astype(np.float32)
 
@@ -514,10 +512,16 @@ def _aligned_tastes(
         return np.zeros((len(item_ids), 0), np.float32), np.zeros(0, np.float32)
     items = of_type(ITEM)
     dense, _ = matrix(column(items, "vector", VECTOR), mean.shape[1] - categories + 1)
-    at = positions(ids(items, "entity_id"), item_ids)
+    return _aligned(dense, ids(items, "entity_id"), item_ids), mean[0]
+
+
+def _aligned(dense: Floats, names: pa.Array, item_ids: pa.Array) -> Floats:
+    """The rows of ``dense``, which are those of ``names``, by ordinal; zeros
+    where an item has none."""
+    at = positions(names, item_ids)
     aligned = np.zeros((len(item_ids), dense.shape[1]), np.float32)
     aligned[at >= 0] = dense[at[at >= 0]]
-    return aligned, mean[0]
+    return aligned
 
 
 def _aligned_neighbours(
