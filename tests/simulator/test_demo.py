@@ -96,14 +96,15 @@ def try_out(process: subprocess.Popen[str], path: str) -> int:
 
 
 def kill_the_loader(home: Path, times: int) -> None:
-    """SIGKILL, the first time once it has loaded something, as a person does
-    who read which process it is."""
-    log = home / "logs" / "load.log"
+    """SIGKILL, the first time once events were loaded (by it, or by the demo
+    that catches up before a night), as a person does who read which process
+    it is."""
+    events = home / "feedloop" / "iceberg" / "feedloop_raw" / "events" / "data"
     deadline = time.monotonic() + GONE_S
     killed: set[int] = set()
     while len(killed) < times:
         assert time.monotonic() < deadline, processes_of(home)
-        has_loaded = log.exists() and b'"batch"' in log.read_bytes()
+        has_loaded = events.is_dir()
         for process, told in processes_of(home).items():
             is_loader = told.startswith(f"{sys.executable}\x00-m\x00feedloop\x00load")
             if has_loaded and is_loader and process not in killed:
