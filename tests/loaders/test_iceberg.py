@@ -312,6 +312,22 @@ def test_many_commits_keep_few_manifests(catalog: Catalog, settings: Settings) -
     assert names_in(table) == [f"u{n}" for n in range(1, 8)]
 
 
+def test_copies_of_the_metadata_share_their_history(
+    catalog: Catalog, settings: Settings
+) -> None:
+    table = open_table(catalog, settings, "users")
+    append(table, None, FIRST, "ada")
+    before = table.refresh().metadata
+    copied = before.model_copy(deep=True)
+    assert copied == before
+    assert copied.snapshots is not before.snapshots
+    assert copied.snapshots[0] is before.snapshots[0]
+    assert copied.snapshot_log[0] is before.snapshot_log[0]
+    append(table, FIRST, SECOND, "bob")
+    assert len(table.refresh().metadata.snapshots) == 2
+    assert len(before.snapshots) == len(copied.snapshots) == 1
+
+
 def test_the_private_api_is_the_one_that_was_measured() -> None:
     """What ``_FencedAppendFiles`` overrides is what pyiceberg calls."""
 
