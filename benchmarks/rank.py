@@ -20,6 +20,7 @@ from benchmarks.support.measure import in_turn, run_command
 from benchmarks.support.report import Figure, benchmark
 from recommender.build import Build
 from recommender.candidates import Candidates, retrieve
+from recommender.explanations import EXPLAINED, contributions_of, strongest
 from recommender.features import assemble
 from recommender.kernel import USERS_A_CHUNK, ListKernel
 from recommender.listing import rank
@@ -138,6 +139,12 @@ def main(quick: bool) -> list[Figure]:
         def ranked(chunk: _Chunk) -> object:
             return rank(chunk.users, chunk.candidates, build, surface, chunk.noise)
 
+        contributions = contributions_of(build)
+
+        def explained(chunk: _Chunk) -> object:
+            first = rank(chunk.users, chunk.candidates, build, surface, chunk.noise)
+            return strongest(contributions(build, first.to_explain))
+
         def whole() -> float:
             start = time.perf_counter()
             for _ in kernel.stream([batch], SURFACE):
@@ -150,6 +157,7 @@ def main(quick: bool) -> list[Figure]:
                     kernel.threads, lambda chunk: predict(build, chunk.matrix), chunks
                 ),
                 "ranked": lambda: _each(kernel.threads, ranked, chunks),
+                "explained": lambda: _each(kernel.threads, explained, chunks),
                 "whole": whole,
             },
             size.rounds,
@@ -175,9 +183,15 @@ def main(quick: bool) -> list[Figure]:
         ),
         Figure("bare_users_per_s", size.users / took["bare"], "of bare prediction"),
         Figure(
+            "users_per_s_explained",
+            size.users / took["explained"],
+            f"with reasons for the first {EXPLAINED} items of each list",
+        ),
+        Figure(
             "users_per_s_whole",
             size.users / took["whole"],
-            f"retrieval among {size.items:,} items and Arrow in and out included",
+            f"retrieval among {size.items:,} items, explanations of "
+            f"{EXPLAINED} items, Arrow in and out included",
         ),
         Figure("ratio_whole", took["whole"] / took["bare"], "of that over bare"),
         Figure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,12 @@ from recommender.arrays import (
 from recommender.build import Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates, retrieve
 from recommender.cold_start import interleaved, what_interleaved
+from recommender.explanations import (
+    Contributions,
+    Explanations,
+    contributions_of,
+    strongest,
+)
 from recommender.exploration import mix, within_reach
 from recommender.features import assemble
 from recommender.listing import Ranked, rank
@@ -75,6 +81,13 @@ _SOURCE_NAMES = pa.array([*SOURCES, EXPLORE])
 _T = TypeVar("_T")
 
 
+class _Chunk(NamedTuple):
+    """Lists of some users, and why their first items stand there."""
+
+    ranked: Ranked
+    explanations: Explanations
+
+
 class ListKernel:
     """``feedloop.contracts.kernel.Kernel`` over one opened build.
 
@@ -90,6 +103,7 @@ class ListKernel:
         if build.ranker is not None:
             # chunks run beside each other, so each predicts on one thread
             build.ranker.set_param({"nthread": 1})
+        self._contributions = contributions_of(build)
 
     def lists(self, users: pa.RecordBatch, surface: str) -> pa.RecordBatch:
         """Lists (LIST_COLUMNS), one row a user in the order of ``users``.
@@ -103,11 +117,12 @@ class ListKernel:
         names = _rec_ids(rows.ids, surface, self.build.build_id)
         noise = _noise(names, self.seed)
 
-        def made(start: int) -> Ranked:
+        def made(start: int) -> _Chunk:
             part = rows.part(start, start + USERS_A_CHUNK)
             theirs = noise[start : start + USERS_A_CHUNK]
             candidates = self._candidates(part, found, theirs)
-            return rank(part, candidates, self.build, found, theirs)
+            ranked = rank(part, candidates, self.build, found, theirs)
+            return self._explained(ranked, self._contributions)
 
         return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
 
@@ -127,11 +142,8 @@ class ListKernel:
         names = _rec_ids(rows.ids, surface, self.build.build_id)
         noise = _noise(names, self.seed)
         candidates = self._candidates(rows, found, noise)
-        chunk = rank(
-            *(rows, candidates, self.build, found, noise),
-            score=interleaved,
-            contributions=what_interleaved,
-        )
+        ranked = rank(rows, candidates, self.build, found, noise, interleaved)
+        chunk = self._explained(ranked, what_interleaved)
         return self._batch(rows.ids, names, surface, [chunk])
 
     def ranked(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
@@ -224,6 +236,9 @@ class ListKernel:
             with ThreadPoolExecutor(self.threads) as pool:
                 return list(pool.map(make, starts))
 
+    def _explained(self, ranked: Ranked, contributions: Contributions) -> _Chunk:
+        return _Chunk(ranked, strongest(contributions(self.build, ranked.to_explain)))
+
     def _candidates(self, users: Users, surface: Surface, noise: Keys) -> Candidates:
         asked = None
         if surface.exploration_slots:
@@ -250,10 +265,11 @@ class ListKernel:
         )
 
     def _batch(
-        self, users: pa.Array, names: Sequence[str], surface: str, chunks: list[Ranked]
+        self, users: pa.Array, names: Sequence[str], surface: str, made: list[_Chunk]
     ) -> pa.RecordBatch:
-        if not chunks:
+        if not made:
             return pa.RecordBatch.from_pylist([], schema=LIST_COLUMNS)
+        chunks = [one.ranked for one in made]
         lengths = np.concatenate([chunk.lengths for chunk in chunks])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         items = pa.array(np.concatenate([chunk.items for chunk in chunks]))
@@ -265,8 +281,8 @@ class ListKernel:
         expected = np.concatenate([chunk.expectations for chunk in chunks])
         names_of_features = pa.array(self.build.feature_names, pa.string())
         explained = np.concatenate([chunk.explained for chunk in chunks])
-        reasons = np.concatenate([chunk.explanations.features for chunk in chunks])
-        added = np.concatenate([chunk.explanations.added for chunk in chunks])
+        reasons = np.concatenate([one.explanations.features for one in made])
+        added = np.concatenate([one.explanations.added for one in made])
         told = np.concatenate([[0], np.cumsum(explained)]) * reasons.shape[1]
 
         def floats(parts: list[Floats]) -> pa.ListArray:

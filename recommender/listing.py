@@ -12,12 +12,7 @@ from feedloop.contracts.seeds import Surface
 from recommender.arrays import Floats, Ints, Keys, places_in
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
-from recommender.explanations import (
-    EXPLAINED,
-    Explanations,
-    contributions,
-    strongest,
-)
+from recommender.explanations import EXPLAINED
 from recommender.exploration import explore, floors
 from recommender.features import assemble, width_before
 from recommender.ranking import predict
@@ -31,8 +26,8 @@ class Ranked:
     users (one row each) and of the candidates (one row an item) apart.
     ``sources``: places in SOURCES, one beyond the last for exploration.
     ``pool_sizes``: of how many items each one was drawn; ``expectations`` (items,
-    EXPECTED): what was expected of that. ``explained``: how many
-    of each list's first items ``explanations`` holds, one row each."""
+    EXPECTED): what was expected of that. ``explained``: how many of each list's
+    first items are to be explained, and ``to_explain`` their rows of features."""
 
     lengths: Ints
     items: Ints
@@ -42,7 +37,7 @@ class Ranked:
     pool_sizes: Ints
     expectations: Floats
     explained: Ints
-    explanations: Explanations
+    to_explain: Floats
     user_values: Floats
     candidate_values: Floats
 
@@ -54,13 +49,11 @@ def rank(
     surface: Surface,
     noise: Keys,
     score: Callable[[Build, Floats], Floats] = predict,
-    contributions: Callable[[Build, Floats], Floats] = contributions,
 ) -> Ranked:
     """Assemble features, score, re-rank, and explore last.
 
     ``noise``: one random 64-bit number a user. ``score``: from the build and
     the matrix of features to one number a candidate, higher is better.
-    ``contributions``: from the same to what each feature adds to that number.
     """
     features = assemble(users, candidates, build)
     scores = score(build, features)
@@ -93,7 +86,7 @@ def rank(
         pool_sizes=pool_sizes[filled],
         expectations=expectations[filled],
         explained=explained,
-        explanations=strongest(contributions(build, features[at[first]])),
+        to_explain=features[at[first]],
         user_values=users.features,
         candidate_values=features[at, width_before(build) :],
     )
