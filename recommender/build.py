@@ -203,17 +203,17 @@ class Build:
         return np.clip(self.item_values[:, at].astype(np.float64), 1e-4, 1 - 1e-4)
 
     @cached_property
-    def upper_bounds(self) -> Doubles:
-        """Upper confidence bound of each item's smoothed click-through.
+    def uncertainty(self) -> Doubles:
+        """Standard deviation of the log-odds of each item's click-through.
 
-        The mean plus ``explore_width`` standard deviations of a Beta posterior
-        with the item's impressions and ``explore_prior`` pseudo-impressions.
+        Of a Beta posterior with the item's impressions and ``explore_prior``
+        pseudo-impressions, by the delta method.
         """
         at = list(self.spec.item_features).index(IMPRESSIONS)
-        shown = self.item_values[:, at].astype(np.float64)
+        seen = self.item_values[:, at].astype(np.float64) + self.params.explore_prior
         ctr = self.click_through
-        variance = ctr * (1 - ctr) / (shown + self.params.explore_prior + 1)
-        return ctr + self.params.explore_width * np.sqrt(variance)
+        deviation: Doubles = 1 / np.sqrt((seen + 1) * ctr * (1 - ctr))
+        return deviation
 
     @cached_property
     def _ordinal_of(self) -> dict[str, int]:

@@ -3,9 +3,12 @@
 Everything else stands in the list before the slots are filled. Then, slot by
 slot, an item is drawn from a pool of the user's remaining candidates with few
 impressions: first the ones within reach, then those with the highest upper
-confidence bound of click-through (ties: the user's higher score). With B the
-bounds of the pool's items not yet drawn, T the temperature and f the floor, an
-item's chance is
+confidence bound of a click by this user. On the scale of log-odds that bound is
+what the ranker expects of the user and the item, plus ``explore_width`` standard
+deviations of what is known of the item. (Without a ranker, or for people of whom
+nothing is known, the order says nothing about clicks, and the item's own log-odds
+are added to it.) With B the bounds of the pool's items not yet drawn, T the
+temperature and f the floor, an item's chance is
 
     (1 - f) softmax(B / T) + f / |pool|
 
@@ -91,6 +94,7 @@ def explore(
     grid: Grid,
     lists: Lists,
     candidates: Candidates,
+    bounds: Doubles,
     build: Build,
     noise: Keys,
     cap: int,
@@ -98,10 +102,10 @@ def explore(
 ) -> Explored:
     """Fill the empty slots of ``lists``, in place.
 
-    ``noise``: one random 64-bit number a user; ``floor`` (users,): f. A slot
-    prefers items whose category has room in its block. Where no candidate with
-    few impressions is left, the best remaining one takes the slot, with
-    probability 1.
+    ``bounds`` (candidates,): ``upper_bounds``. ``noise``: one random 64-bit
+    number a user; ``floor`` (users,): f. A slot prefers items whose category has
+    room in its block. Where no candidate with few impressions is left, the best
+    remaining one takes the slot, with probability 1.
     """
     rows, length = lists.columns.shape
     propensities = np.ones((rows, length), np.float32)
@@ -110,7 +114,7 @@ def explore(
     expectations = np.zeros((rows, length, EXPECTED), np.float32)
     if not lists.free.any():
         return Explored(propensities, explored, pool_sizes, expectations)
-    pool = _pool(grid, lists.free, candidates, build)
+    pool = _pool(grid, lists.free, candidates, bounds, build)
     for start in range(0, length, BLOCK):
         position = start + SLOT
         open_ = np.flatnonzero(lists.length > position)
@@ -137,6 +141,22 @@ def explore(
         expected = _expected(pool.rates[open_], allowed, chance, drawn)
         expectations[drawn_rows, position] = expected[some]
     return Explored(propensities, explored, pool_sizes, expectations)
+
+
+def upper_bounds(
+    candidates: Candidates, scores: Floats, build: Build, *, learned: bool
+) -> Doubles:
+    """(candidates,): of the log-odds of a click, up to a constant for each user.
+
+    ``scores`` are the order of the list; ``learned`` says that a ranker gave
+    them, which knows how often the items are clicked.
+    """
+    item = candidates.item
+    expected = scores.astype(np.float64)
+    if not learned:
+        rate = build.click_through[item]
+        expected += np.log(rate / (1 - rate))
+    return expected + build.params.explore_width * build.uncertainty[item]
 
 
 def floors(users: Users, build: Build) -> Doubles:
@@ -176,10 +196,12 @@ def mix(values: Keys) -> Keys:
     return mixed
 
 
-def _pool(grid: Grid, free: Bools, candidates: Candidates, build: Build) -> _Pool:
+def _pool(
+    grid: Grid, free: Bools, candidates: Candidates, bounds: Doubles, build: Build
+) -> _Pool:
     item = candidates.item[grid.at]
     eligible = free & build.under_shown[item]
-    bounds = np.where(eligible, build.upper_bounds[item], -np.inf)
+    bounds = np.where(eligible, bounds[grid.at], -np.inf)
     column = np.arange(grid.at.shape[1], dtype=np.uint64)
     reached = column >= grid.ranked.astype(np.uint64)[:, None]
     first = np.where(eligible & reached, np.inf, bounds).astype(np.float32)

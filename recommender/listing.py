@@ -13,7 +13,7 @@ from recommender.arrays import Floats, Ints, Keys, places_in
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
 from recommender.explanations import EXPLAINED
-from recommender.exploration import explore, floors
+from recommender.exploration import explore, floors, upper_bounds
 from recommender.features import assemble, width_before
 from recommender.ranking import predict
 from recommender.rerank import choose, sort_candidates
@@ -48,15 +48,16 @@ def rank(
     build: Build,
     surface: Surface,
     noise: Keys,
-    score: Callable[[Build, Floats], Floats] = predict,
+    order: Callable[[Build, Floats], Floats] | None = None,
 ) -> Ranked:
     """Assemble features, score, re-rank, and explore last.
 
-    ``noise``: one random 64-bit number a user. ``score``: from the build and
-    the matrix of features to one number a candidate, higher is better.
+    ``noise``: one random 64-bit number a user. ``order``, in place of the ranker:
+    from the build and the matrix of features to one number a candidate, higher
+    is better.
     """
     features = assemble(users, candidates, build)
-    scores = score(build, features)
+    scores = (order or predict)(build, features)
     grid = sort_candidates(
         candidates, scores, build.item_category, len(build.categories)
     )
@@ -68,8 +69,10 @@ def rank(
     pool_sizes = np.ones(lists.columns.shape, np.int64)
     expectations = np.zeros((*lists.columns.shape, EXPECTED), np.float32)
     if exploring:
+        learned = order is None and build.ranker is not None
+        bounds = upper_bounds(candidates, scores, build, learned=learned)
         floor = floors(users, build)
-        drawn = explore(grid, lists, candidates, build, noise, cap, floor)
+        drawn = explore(grid, lists, candidates, bounds, build, noise, cap, floor)
         explored, propensities = drawn.explored, drawn.propensities
         pool_sizes, expectations = drawn.pool_sizes, drawn.expectations
     filled = lists.columns >= 0
