@@ -36,6 +36,7 @@ from recommender.standalone import (
     labelled_candidates,
     learnt_ranker,
     read_items,
+    suited,
     with_blend,
     with_quotas,
     with_trend,
@@ -79,6 +80,7 @@ def lists(
         seed=SEED,
         threads=threads,
     )
+    recipe = suited(recipe, history)
     log = interactions(history, history.as_of)
     baselines: dict[str, Popularity | ItemItem | Als] = {
         "popularity": Popularity(),

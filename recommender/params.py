@@ -21,7 +21,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     trending_share: Share = 0.25
     popular_share: Share = 0.10
     fresh_share: Share = 0.05
-    recent_items: Annotated[int, Meta(ge=0, le=100)] = 30
+    recent_items: Annotated[int, Meta(ge=0, le=1000)] = 30
     recent_half_life: Annotated[float, Meta(gt=0)] = 7.0
 
     # where there is no ranker: weights beside those of the personal sources

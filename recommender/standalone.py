@@ -57,6 +57,9 @@ from recommender.trend import HALF_LIVES_HOURS, best_half_life
 
 STRINGS = pa.list_(pa.string())
 MOST_CONSUMED = 1 << 20
+ALL_ITEMS = 1000
+NO_HALF_LIFE = 1e9
+"""As many as the kernel looks at, none more than another."""
 BLEND_WEIGHTS = (0.25, 0.0, 1.0, 4.0, 16.0)
 """Tried for what trends and for what is popular, the default first: from lists
 by taste alone to lists that are almost the same for everyone."""
@@ -279,6 +282,17 @@ def _with_values(
             found = np.full(len(items), default)
         table = table.append_column(name, pa.array(found.astype(float)))
     return table
+
+
+def suited(recipe: Recipe, history: History) -> Recipe:
+    """The recipe for ``history``: where it has no times, none of a person's items
+    is later than another, and all of them tell what is alike."""
+    if history.timed:
+        return recipe
+    kernel = msgspec.structs.replace(
+        recipe.kernel, recent_items=ALL_ITEMS, recent_half_life=NO_HALF_LIFE
+    )
+    return replace(recipe, kernel=kernel, recent_items=ALL_ITEMS)
 
 
 def held_out(history: History, recipe: Recipe, served: pa.Array | None = None) -> Split:

@@ -56,10 +56,22 @@ def test_a_score_is_the_cosine_of_what_came_together() -> None:
     assert list(found["a"]) == ["b", "c"]
 
 
-def test_without_an_order_all_of_a_person_is_together() -> None:
-    pairs = [("u", "a"), ("u", "b"), ("u", "c")]
-    found = neighbours(pairs, ordered=False, shrinkage=1)
-    assert found["a"] == {"b": 0.5, "c": 0.5}
+def test_without_an_order_a_score_is_the_chance_of_a_walk() -> None:
+    """From c there is one way on, to u, and from u as likely to a as to b. From a
+    it is u half the time, v the other half."""
+    pairs = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "a")]
+    found = neighbours(pairs, ordered=False, walk_degree=1, walk_popularity=0)
+    assert found["c"] == pytest.approx({"a": 1 / 3, "b": 1 / 3})
+    assert found["a"] == pytest.approx({"b": 1 / 6, "c": 1 / 6})
+    held_back = neighbours(pairs, ordered=False, walk_degree=1, walk_popularity=1)
+    assert list(held_back["c"]) == ["b", "a"]
+    assert held_back["c"] == pytest.approx({"b": 1 / 3, "a": 1 / 6})
+
+
+def test_without_an_order_places_say_nothing() -> None:
+    pairs = [*BOARD, ("u0", "i1")]
+    backwards = sorted(pairs, reverse=True)
+    assert neighbours(pairs, ordered=False) == neighbours(backwards, ordered=False)
 
 
 def test_what_lies_beyond_the_window_is_not_together() -> None:

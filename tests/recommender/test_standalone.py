@@ -16,6 +16,7 @@ from recommender.standalone import (
     labelled_candidates,
     learnt_ranker,
     read_items,
+    suited,
     with_blend,
     with_trend,
 )
@@ -57,6 +58,13 @@ def test_labels_come_after_what_is_learnt_from(timed: bool) -> None:
     if timed:
         assert inner.before.as_of <= inner.as_of
         assert inner.before.at.max() < inner.after.at.min()
+
+
+def test_without_times_all_of_a_history_counts_alike() -> None:
+    assert suited(RECIPE, history()) == RECIPE
+    recipe = suited(RECIPE, history(timed=False))
+    assert recipe.kernel.recent_items == recipe.recent_items > 100
+    assert 0.5 ** (recipe.recent_items / recipe.kernel.recent_half_life) > 0.999
 
 
 def test_who_is_served_decides_what_is_held_out() -> None:
