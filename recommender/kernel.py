@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -103,7 +104,6 @@ class ListKernel:
         if build.ranker is not None:
             # chunks run beside each other, so each predicts on one thread
             build.ranker.set_param({"nthread": 1})
-        self._contributions = contributions_of(build)
 
     def lists(self, users: pa.RecordBatch, surface: str) -> pa.RecordBatch:
         """Lists (LIST_COLUMNS), one row a user in the order of ``users``.
@@ -116,13 +116,14 @@ class ListKernel:
         rows = read_users(users, self.build)
         names = _rec_ids(rows.ids, surface, self.build.build_id)
         noise = _noise(names, self.seed)
+        contributions = self._contributions
 
         def made(start: int) -> _Chunk:
             part = rows.part(start, start + USERS_A_CHUNK)
             theirs = noise[start : start + USERS_A_CHUNK]
             candidates = self._candidates(part, found, theirs)
             ranked = rank(part, candidates, self.build, found, theirs)
-            return self._explained(ranked, self._contributions)
+            return self._explained(ranked, contributions)
 
         return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
 
@@ -235,6 +236,11 @@ class ListKernel:
                 return [make(start) for start in starts]
             with ThreadPoolExecutor(self.threads) as pool:
                 return list(pool.map(make, starts))
+
+    @cached_property
+    def _contributions(self) -> Contributions:
+        # reads the whole ranker, so only for a kernel that makes lists
+        return contributions_of(self.build)
 
     def _explained(self, ranked: Ranked, contributions: Contributions) -> _Chunk:
         return _Chunk(ranked, strongest(contributions(self.build, ranked.to_explain)))
