@@ -143,7 +143,7 @@ def main(quick: bool) -> list[Figure]:
 
         def explained(chunk: _Chunk) -> object:
             first = rank(chunk.users, chunk.candidates, build, surface, chunk.noise)
-            return strongest(contributions(build, first.to_explain))
+            return strongest(contributions(first.to_explain))
 
         def whole() -> float:
             start = time.perf_counter()

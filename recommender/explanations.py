@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ EXPLAINED = 20
 """Positions from the top that are explained: about a page. It bounds the cost,
 whatever the length of the list."""
 
-Contributions = Callable[[Build, Floats], Floats]
-"""From the build and rows of ``features.assemble`` to (rows, features): what each
-feature adds to a row's score."""
+Contributions = Callable[[Floats], Floats]
+"""From rows of ``features.assemble`` to (rows, features): what each feature adds to
+a row's score."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def contributions_of(build: Build) -> Contributions:
     the score is a blend, and the terms of that sum are the answer.
     """
     if build.ranker is None:
-        return _terms_of_the_blend
-    return _Paths(build.ranker, len(build.feature_names))
+        return partial(_terms_of_the_blend, build)
+    return _Paths(build.ranker, build.feature_names)
 
 
 def _terms_of_the_blend(build: Build, features: Floats) -> Floats:
@@ -64,18 +65,20 @@ class _Paths:
     """What the path to each leaf adds, feature by feature; known before any row
     is, so that a row costs a look at its leaves."""
 
-    def __init__(self, ranker: xgb.Booster, width: int) -> None:
+    def __init__(self, ranker: xgb.Booster, names: list[str]) -> None:
         model = json.loads(ranker.save_raw("json"))
         trees = model["learner"]["gradient_booster"]["model"]["trees"]
+        width = len(names)
         added = [_added_on_the_way(tree, width) for tree in trees]
         self._ranker = ranker
+        self._names = names
         self._first = np.cumsum([0, *map(len, added)], dtype=np.int32)[:-1]
         self._added = np.concatenate([np.zeros((0, width), np.float32), *added])
 
-    def __call__(self, build: Build, features: Floats) -> Floats:
+    def __call__(self, features: Floats) -> Floats:
         if len(features) == 0:
             return np.zeros_like(features)
-        rows = xgb.DMatrix(features, feature_names=build.feature_names, nthread=1)
+        rows = xgb.DMatrix(features, feature_names=self._names, nthread=1)
         leaves = self._ranker.predict(rows, pred_leaf=True).astype(np.int32)
         leaves = leaves.reshape(len(features), -1) + self._first
         starts = np.arange(len(features) + 1, dtype=np.int32) * leaves.shape[1]
@@ -83,9 +86,7 @@ class _Paths:
         shape = (len(features), len(self._added))
         paths = sp.csr_matrix((ones, leaves.ravel(), starts), shape=shape)
         added: Floats = paths @ self._added
-        added[:, build.feature_names.index(TASTE)] += known_already(
-            build.feature_names, features
-        )
+        added[:, self._names.index(TASTE)] += known_already(self._names, features)
         return added
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -123,7 +123,7 @@ class ListKernel:
             theirs = noise[start : start + USERS_A_CHUNK]
             candidates = self._candidates(part, found, theirs)
             ranked = rank(part, candidates, self.build, found, theirs)
-            return self._explained(ranked, contributions)
+            return _explained(ranked, contributions)
 
         return self._batch(rows.ids, names, surface, self._mapped(made, len(rows)))
 
@@ -144,7 +144,7 @@ class ListKernel:
         noise = _noise(names, self.seed)
         candidates = self._candidates(rows, found, noise)
         ranked = rank(rows, candidates, self.build, found, noise, interleaved)
-        chunk = self._explained(ranked, what_interleaved)
+        chunk = _explained(ranked, partial(what_interleaved, self.build))
         return self._batch(rows.ids, names, surface, [chunk])
 
     def ranked(self, users: pa.RecordBatch | pa.Table, pairs: pa.Table) -> pa.Table:
@@ -242,9 +242,6 @@ class ListKernel:
         # reads the whole ranker, so only for a kernel that makes lists
         return contributions_of(self.build)
 
-    def _explained(self, ranked: Ranked, contributions: Contributions) -> _Chunk:
-        return _Chunk(ranked, strongest(contributions(self.build, ranked.to_explain)))
-
     def _candidates(self, users: Users, surface: Surface, noise: Keys) -> Candidates:
         asked = None
         if surface.exploration_slots:
@@ -334,6 +331,10 @@ class ListKernel:
             ],
             schema=TRAINING_COLUMNS,
         )
+
+
+def _explained(ranked: Ranked, contributions: Contributions) -> _Chunk:
+    return _Chunk(ranked, strongest(contributions(ranked.to_explain)))
 
 
 def rebatched(reader: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

@@ -31,7 +31,7 @@ def test_the_feature_that_decides_is_the_first_reason(tmp_path: Path) -> None:
     asked[0, strong], asked[1, strong] = 0.99, 0.01
     asked[:, weak] = 0.6
     asked[:, names.index("taste")] = 0
-    found = strongest(contributions_of(build)(build, asked))
+    found = strongest(contributions_of(build)(asked))
     assert found.features[:, :2].tolist() == [[strong, weak]] * 2
     assert found.added[0, 0] > 0 > found.added[1, 0]
     assert found.added[0, 1] < 0
@@ -55,7 +55,7 @@ def test_the_taste_that_the_trees_add_to_is_a_reason(tmp_path: Path) -> None:
     asked = features[:2].copy()
     asked[1] = asked[0]
     asked[1, names.index("taste")] = -3
-    found = strongest(contributions_of(build)(build, asked))
+    found = strongest(contributions_of(build)(asked))
     assert names[found.features[1, 0]] == "taste"
     low, high = predict(build, asked)[[1, 0]]
     assert high - low == pytest.approx(asked[0, names.index("taste")] + 3, abs=0.1)
@@ -76,12 +76,12 @@ def test_what_the_paths_add_is_what_xgboost_says(tmp_path: Path) -> None:
     build = make_build(
         tmp_path / "ranked", items_table(3), ranker=bytes(ranker.save_raw("ubj"))
     )
-    found = contributions_of(build)(build, features)
+    found = contributions_of(build)(features)
     rows = xgb.DMatrix(features, feature_names=names, nthread=1)
     theirs = ranker.predict(rows, pred_contribs=True, approx_contribs=True)[:, :-1]
     theirs[:, names.index("taste")] += features[:, names.index("taste")]
     assert found == pytest.approx(theirs, abs=1e-5, nan_ok=True)
-    assert contributions_of(build)(build, features[:0]).shape == (0, len(names))
+    assert contributions_of(build)(features[:0]).shape == (0, len(names))
 
 
 def _mean(ranker: xgb.Booster, features: np.ndarray) -> float:
@@ -97,7 +97,7 @@ def test_without_a_ranker_the_terms_of_the_blend_are_the_reasons(
     features[0, names.index("als_cosine")] = 0.9
     features[0, names.index("popular_reciprocal_rank")] = 0.4
     features[0, names.index("item_age_days")] = 100
-    found = strongest(contributions_of(build)(build, features))
+    found = strongest(contributions_of(build)(features))
     first, second, _ = (names[at] for at in found.features[0])
     assert (first, second) == ("als_cosine", "popular_reciprocal_rank")
     assert found.added.sum() == pytest.approx(predict(build, features)[0])
