@@ -1,18 +1,18 @@
 """The exploration slot: items that too few have seen, drawn with a known chance.
 
-Everything else stands in the list before the slots are filled. Then, slot by
-slot, an item is drawn from a pool of the user's remaining candidates with few
-impressions: first the ones within reach, then those with the highest upper
-confidence bound of a click by this user. On the scale of log-odds that bound is
-what the ranker expects of the user and the item, plus ``explore_width`` standard
-deviations of what is known of the item. (Without a ranker, or for people of whom
-nothing is known, the order says nothing about clicks, and the item's own log-odds
-are added to it.) With B the bounds of the pool's items not yet drawn, T the
-temperature and f the floor, an item's chance is
+A slot is filled when everything above it and the rest of its block of the list
+stand (``recommender.rerank``). Its item is drawn from a pool of the user's
+remaining candidates with few impressions: first the ones within reach, then those
+with the highest upper confidence bound of a click by this user. On the scale of
+log-odds that bound is what the ranker expects of the user and the item, plus
+``explore_width`` standard deviations of what is known of the item. (Without a
+ranker, or for people of whom nothing is known, the order says nothing about
+clicks, and the item's own log-odds are added to it.) With B the bounds
+of the pool, T the temperature and f the floor, an item's chance is
 
     (1 - f) softmax(B / T) + f / |pool|
 
-and that number is stored: given the list before it and the pool, it is exact.
+and that number is stored: given what stood before the draw, it is exact.
 The floor is higher for people of whom little is known. The draw is repeatable:
 its random number is a hash of the seed, the user's rec_id (user, surface and
 build) and the slot.
@@ -25,8 +25,10 @@ So each has its chance of being seen, even where no source brings it to anyone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feedloop.contracts.lists import EXPECTED
 from recommender.arrays import (
@@ -42,8 +44,10 @@ from recommender.arrays import (
 from recommender.build import Build
 from recommender.candidates import Candidates
 from recommender.pairs import pair_keys
-from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, held
+from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, choose, held
 from recommender.users import Users
+
+_T = TypeVar("_T", bound=np.generic)
 
 REACH = 1_000
 """Where a user's stretch begins is drawn apart from the slots' draws."""
@@ -62,9 +66,12 @@ class Explored:
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """(users, explore_pool): columns of the grid (-1: none), their categories,
-    their bounds and their click-through."""
+class _Order:
+    """In which order a user's candidates come into the pool of a slot.
+
+    All (users, as many as the pools of all slots can ask for): columns of the grid
+    (-1: no more with few impressions), their categories, bounds and click-through.
+    """
 
     columns: Ints
     categories: Ints
@@ -92,55 +99,60 @@ def within_reach(users: Users, build: Build, noise: Keys) -> tuple[Ints, Ints]:
 
 def explore(
     grid: Grid,
-    lists: Lists,
+    length: int,
+    cap: int,
     candidates: Candidates,
     bounds: Doubles,
     build: Build,
     noise: Keys,
-    cap: int,
     floor: Doubles,
-) -> Explored:
-    """Fill the empty slots of ``lists``, in place.
+) -> tuple[Lists, Explored]:
+    """Lists with their slots filled, and how each item came to its position.
 
-    ``bounds`` (candidates,): ``upper_bounds``. ``noise``: one random 64-bit
-    number a user; ``floor`` (users,): f. A slot prefers items whose category has
-    room in its block. Where no candidate with few impressions is left, the best
-    remaining one takes the slot, with probability 1.
+    ``length`` and ``cap``: as in ``choose``. ``bounds`` (candidates,):
+    ``upper_bounds``. ``noise``: one random 64-bit number a user; ``floor``
+    (users,): f. A slot prefers items whose category has room in its block. Where
+    no candidate with few impressions is left, the best remaining one takes the
+    slot, with probability 1.
     """
-    rows, length = lists.columns.shape
-    propensities = np.ones((rows, length), np.float32)
-    explored = np.zeros((rows, length), np.bool_)
-    pool_sizes = np.ones((rows, length), np.int64)
-    expectations = np.zeros((rows, length, EXPECTED), np.float32)
-    if not lists.free.any():
-        return Explored(propensities, explored, pool_sizes, expectations)
-    pool = _pool(grid, lists.free, candidates, bounds, build)
-    for start in range(0, length, BLOCK):
-        position = start + SLOT
-        open_ = np.flatnonzero(lists.length > position)
-        if len(open_) == 0:
-            break
-        full = _full(grid, lists, start, cap)
-        columns = pool.columns[open_]
-        left = (columns != EMPTY) & lists.free[open_[:, None], columns]
-        roomy = left & ~full[open_[:, None], pool.categories[open_]]
+    told = nothing_explored(len(grid.at), length)
+    params = build.params
+    order = _order(grid, candidates, bounds, build, params.explore_pool + length)
+
+    def fill_slot(position: int, rows: Ints, columns: Ints, free: Bools) -> Ints:
+        full = _full(grid, columns[:, position - SLOT : position - SLOT + BLOCK], cap)
+        offered = order.columns[rows]
+        left = (offered != EMPTY) & free[rows[:, None], offered]
+        left &= np.cumsum(left, axis=1) <= params.explore_pool
+        roomy = left & ~full[rows[:, None], order.categories[rows]]
         allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
         chance = chances(
-            pool.bounds[open_], allowed, build.params.explore_temperature, floor[open_]
+            order.bounds[rows], allowed, params.explore_temperature, floor[rows]
         )
-        drawn = _draw(chance, uniform(noise[open_], start // BLOCK))
+        drawn = _draw(chance, uniform(noise[rows], position // BLOCK))
         some = allowed.any(axis=1)
-        chosen = columns[np.arange(len(open_)), drawn]
-        chosen[~some] = _best(grid, lists.free, full, open_[~some])
-        lists.columns[open_, position] = chosen
-        lists.free[open_, chosen] = False
-        drawn_rows = open_[some]
-        explored[drawn_rows, position] = True
-        pool_sizes[drawn_rows, position] = allowed.sum(axis=1)[some]
-        propensities[drawn_rows, position] = chance[np.arange(len(open_)), drawn][some]
-        expected = _expected(pool.rates[open_], allowed, chance, drawn)
-        expectations[drawn_rows, position] = expected[some]
-    return Explored(propensities, explored, pool_sizes, expectations)
+        chosen = offered[np.arange(len(rows)), drawn]
+        chosen[~some] = _best(grid, free, full, rows[~some])
+        at = rows[some]
+        told.explored[at, position] = True
+        told.pool_sizes[at, position] = allowed.sum(axis=1)[some]
+        told.propensities[at, position] = chance[np.arange(len(rows)), drawn][some]
+        expected = _expected(order.rates[rows], allowed, chance, drawn)
+        told.expectations[at, position] = expected[some]
+        return chosen
+
+    return choose(grid, length, cap, fill_slot), told
+
+
+def nothing_explored(users: int, length: int) -> Explored:
+    """Every item is where it is for certain."""
+    shape = (users, length)
+    return Explored(
+        propensities=np.ones(shape, np.float32),
+        explored=np.zeros(shape, np.bool_),
+        pool_sizes=np.ones(shape, np.int64),
+        expectations=np.zeros((*shape, EXPECTED), np.float32),
+    )
 
 
 def upper_bounds(
@@ -196,35 +208,33 @@ def mix(values: Keys) -> Keys:
     return mixed
 
 
-def _pool(
-    grid: Grid, free: Bools, candidates: Candidates, bounds: Doubles, build: Build
-) -> _Pool:
+def _order(
+    grid: Grid, candidates: Candidates, bounds: Doubles, build: Build, most: int
+) -> _Order:
     item = candidates.item[grid.at]
-    eligible = free & build.under_shown[item]
+    eligible = (grid.at != EMPTY) & build.under_shown[item]
     bounds = np.where(eligible, bounds[grid.at], -np.inf)
     column = np.arange(grid.at.shape[1], dtype=np.uint64)
     reached = column >= grid.ranked.astype(np.uint64)[:, None]
     first = np.where(eligible & reached, np.inf, bounds).astype(np.float32)
     keys = (descending(first) << np.uint64(32)) | column
     keys.sort(axis=1)
-    # of one width whatever the batch, so that sums over a row are too
-    size = build.params.explore_pool
-    columns = np.full((len(keys), size), EMPTY)
-    best = (keys[:, :size] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    best = (keys[:, :most] & np.uint64(0xFFFFFFFF)).astype(np.int64)
     known = np.asarray(np.take_along_axis(eligible, best, axis=1))
-    columns[:, : best.shape[1]] = np.where(known, best, EMPTY)
+    # of one width whatever the batch, so that sums over a row are too
+    shape = (len(keys), most)
 
-    def padded(values: Doubles) -> Doubles:
-        wide = np.zeros((len(keys), size))
+    def padded(values: NDArray[_T], empty: int) -> NDArray[_T]:
+        wide = np.full(shape, empty, values.dtype)
         theirs = np.take_along_axis(values, best, axis=1)
-        wide[:, : best.shape[1]] = np.where(known, theirs, 0)
+        wide[:, : best.shape[1]] = np.where(known, theirs, empty)
         return wide
 
-    return _Pool(
-        columns,
-        np.take_along_axis(grid.category, np.maximum(columns, 0), axis=1),
-        padded(bounds),
-        padded(build.click_through[item]),
+    return _Order(
+        columns=padded(np.broadcast_to(column.astype(np.int64), eligible.shape), EMPTY),
+        categories=padded(grid.category, 0),
+        bounds=padded(bounds, 0),
+        rates=padded(build.click_through[item], 0),
     )
 
 
@@ -250,9 +260,8 @@ def _expected(rates: Doubles, allowed: Bools, chance: Doubles, drawn: Ints) -> D
     )
 
 
-def _full(grid: Grid, lists: Lists, start: int, cap: int) -> Bools:
-    """(users, categories): of which the block from ``start`` has its share."""
-    block = lists.columns[:, start : start + BLOCK]
+def _full(grid: Grid, block: Ints, cap: int) -> Bools:
+    """(users, categories): of which ``block`` (columns) has its share."""
     row, place = np.nonzero(block != EMPTY)
     count = held(grid, row, block[row, place])
     return count >= (cap or BLOCK)

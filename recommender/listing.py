@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feedloop.contracts.lists import EXPECTED
 from feedloop.contracts.seeds import Surface
 from recommender.arrays import Floats, Ints, Keys, places_in
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
 from recommender.explanations import EXPLAINED
-from recommender.exploration import explore, floors, upper_bounds
+from recommender.exploration import explore, floors, nothing_explored, upper_bounds
 from recommender.features import assemble, width_before
 from recommender.ranking import predict
 from recommender.rerank import choose, sort_candidates
@@ -61,20 +60,17 @@ def rank(
     grid = sort_candidates(
         candidates, scores, build.item_category, len(build.categories)
     )
-    exploring = surface.exploration_slots > 0
-    cap = surface.diversity_cap
-    lists = choose(grid, surface.list_length, cap, exploring)
-    explored = np.zeros(lists.columns.shape, np.bool_)
-    propensities = np.ones(lists.columns.shape, np.float32)
-    pool_sizes = np.ones(lists.columns.shape, np.int64)
-    expectations = np.zeros((*lists.columns.shape, EXPECTED), np.float32)
-    if exploring:
+    length, cap = surface.list_length, surface.diversity_cap
+    if surface.exploration_slots:
         learned = order is None and build.ranker is not None
         bounds = upper_bounds(candidates, scores, build, learned=learned)
         floor = floors(users, build)
-        drawn = explore(grid, lists, candidates, bounds, build, noise, cap, floor)
-        explored, propensities = drawn.explored, drawn.propensities
-        pool_sizes, expectations = drawn.pool_sizes, drawn.expectations
+        lists, drawn = explore(
+            grid, length, cap, candidates, bounds, build, noise, floor
+        )
+    else:
+        lists = choose(grid, length, cap)
+        drawn = nothing_explored(len(users), length)
     filled = lists.columns >= 0
     at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
     lengths = filled.sum(axis=1)
@@ -84,10 +80,10 @@ def rank(
         lengths=lengths,
         items=candidates.item[at],
         scores=scores[at],
-        sources=np.where(explored[filled], len(SOURCES), candidates.source[at]),
-        propensities=propensities[filled],
-        pool_sizes=pool_sizes[filled],
-        expectations=expectations[filled],
+        sources=np.where(drawn.explored[filled], len(SOURCES), candidates.source[at]),
+        propensities=drawn.propensities[filled],
+        pool_sizes=drawn.pool_sizes[filled],
+        expectations=drawn.expectations[filled],
         explained=explained,
         to_explain=features[at[first]],
         user_values=users.features,

@@ -4,12 +4,16 @@ A list is cut into blocks of ten positions. In each block a category has at
 most ``diversity_cap`` items, as long as the candidates allow; where they don't,
 the best of the others fill the block. A greedy choice by score under such a
 rule takes, of each category, its best items in turn, so that a whole block can
-be chosen at once for all users.
+be chosen at once for all users. Exploration then fills its slot of the block from
+all that stands nowhere above, before the next block is chosen: a list of many
+blocks would else leave it only what nobody wants.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -50,11 +54,16 @@ class Grid:
 @dataclass(frozen=True)
 class Lists:
     """``columns`` (users, list length): columns of the grid, -1 for empty.
-    ``free`` (users, columns): in no list yet. ``length``: of each list."""
+    ``length``: of each list."""
 
     columns: Ints
-    free: Bools
     length: Ints
+
+
+FillSlot: TypeAlias = Callable[[int, Ints, Ints, Bools], Ints]
+"""What stands in the slot at a position of the list: from that position, the rows
+(some of the users) whose slot it is, the ``columns`` of all lists so far, and which
+(users, columns) are in none yet, to one free column for each of the rows."""
 
 
 def sort_candidates(
@@ -83,32 +92,40 @@ def sort_candidates(
     return Grid(at, ranked, category, _places_by_category(category), categories + 1)
 
 
-def choose(grid: Grid, length: int, cap: int, explore: bool) -> Lists:
-    """Every position but the exploration slots, by score and diversity.
+def choose(
+    grid: Grid, length: int, cap: int, fill_slot: FillSlot | None = None
+) -> Lists:
+    """Lists by score and diversity, block by block, and with ``fill_slot`` the
+    slot of each block that a list reaches, filled once the block's others stand.
 
-    ``cap`` 0 is no cap. With ``explore`` the slots of positions that the list
-    reaches are left empty; there is a free candidate for each of them.
+    ``cap`` 0 is no cap. For each slot there is a free candidate.
     """
-    rows = len(grid.at)
-    free = np.arange(grid.at.shape[1]) < grid.ranked[:, None]
+    rows, width = grid.at.shape
+    ranked = np.arange(width) < grid.ranked[:, None]
+    free = grid.at != EMPTY
+    grid = replace(grid, place=grid.place.copy())
     reach = np.minimum(grid.ranked, length)
     columns = np.full((rows, length), EMPTY)
     cap = cap or BLOCK
     taken = np.zeros((rows, grid.categories), np.int64)
     for start in range(0, int(reach.max(initial=0)), BLOCK):
         size = np.clip(reach - start, 0, BLOCK)
-        slot = explore & (size > SLOT)
-        row, column, order = _block(grid, free, taken, size - slot, cap)
+        slot = (size > SLOT) & (fill_slot is not None)
+        row, column, order = _block(grid, free & ranked, taken, size - slot, cap)
         free[row, column] = False
         columns[row, start + order + (slot[row] & (order >= SLOT))] = column
         taken += held(grid, row, column)
-    return Lists(columns, free | ((grid.at != EMPTY) & _beyond(grid)), reach)
-
-
-def _beyond(grid: Grid) -> Bools:
-    """(users, columns): what is for the exploration slots only."""
-    beyond: Bools = np.arange(grid.at.shape[1]) >= grid.ranked[:, None]
-    return beyond
+        slotted = np.flatnonzero(slot)
+        if fill_slot is None or len(slotted) == 0:
+            continue
+        drawn = fill_slot(start + SLOT, slotted, columns, free)
+        columns[slotted, start + SLOT] = drawn
+        free[slotted, drawn] = False
+        # what is behind it in its category moves up, as if it had never been there
+        category = grid.category[slotted]
+        alike = category == grid.category[slotted, drawn][:, None]
+        grid.place[slotted] -= alike & (np.arange(width) > drawn[:, None])
+    return Lists(columns, reach)
 
 
 def _block(

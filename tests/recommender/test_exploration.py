@@ -275,3 +275,26 @@ def test_what_was_expected_of_a_draw_is_kept(tmp_path: Path) -> None:
         own = rates[row["item_ids"][SLOT]]
         assert told[SLOT] == pytest.approx([own, as_drawn, 0.37 / 4], rel=1e-5)
         assert not np.delete(told, SLOT, axis=0).any()
+
+
+def test_a_slot_draws_from_what_would_else_stand_further_down(tmp_path: Path) -> None:
+    """A list that holds nearly everything: the first slot gets one of the next
+    best, and not what no other position wanted."""
+    build = make_build(
+        tmp_path,
+        items_table(
+            120,
+            item_impressions_30d=[100.0] * 120,
+            item_ctr_30d=[0.3 * 0.97**at for at in range(120)],
+        ),
+        surfaces=[surface(length=100, explore=1)],
+        params=KernelParams(explore_reach=0),
+    )
+    users = users_batch([{"user_id": f"u{at}"} for at in range(300)])
+    lists = ListKernel(build).lists(users, "home").to_pylist()
+    drawn = [int(row["item_ids"][SLOT][1:]) for row in lists]
+    assert np.median(drawn) < 20
+    for row in lists:
+        assert len(set(row["item_ids"])) == 100
+        rest = [item for at, item in enumerate(row["item_ids"]) if at % 10 != SLOT]
+        assert rest == sorted(rest)
