@@ -44,8 +44,9 @@ class History:
     """Interactions by rising time, those of one instant in the log's order.
 
     ``user``, ``item``: codes into the sorted ``user_ids`` and ``item_ids``.
-    ``at``: microseconds, all 0 where the log has no times (``timed`` false);
-    its order is then taken for the order of events.
+    ``at``: microseconds, all 0 where the log has no times (``timed`` false). Its
+    rows then stand in a drawn order, the same however the log was sorted: many
+    are by item, and the last of those are not what came last.
     """
 
     user_ids: pa.Array
@@ -128,7 +129,7 @@ def read_history(table: pa.Table, event_types: Mapping[str, EventType]) -> Histo
         weight = np.array(weights, float)[kind]
         half_life = np.array(half_lives, float)[kind]
         positive = np.array(counts, np.bool_)[kind]
-    order = np.argsort(at, kind="stable")
+    order = np.argsort(at, kind="stable") if timed else _drawn(user, item)
     everything = History(
         user_ids,
         item_ids,
@@ -140,6 +141,12 @@ def read_history(table: pa.Table, event_types: Mapping[str, EventType]) -> Histo
         timed,
     )
     return everything.only(positive[order])
+
+
+def _drawn(user: Ints, item: Ints) -> Ints:
+    """A seeded order of the rows that says nothing, not even of theirs."""
+    order = np.lexsort((item, user))
+    return order[np.random.default_rng(0).permutation(len(order))]
 
 
 def is_positive(kind: EventType) -> bool:

@@ -39,6 +39,14 @@ def test_interactions_are_in_order_of_time() -> None:
     assert found.as_of == NOW - timedelta(days=1) + timedelta(microseconds=1)
 
 
+def test_without_times_the_order_of_the_rows_says_nothing() -> None:
+    table = pa.table({"user_id": ["u", "v"] * 20, "item_id": [*map(str, range(40))]})
+    one = read_history(table, TYPES)
+    other = read_history(table.take(pa.array(range(39, -1, -1))), TYPES)
+    assert one.item.tolist() == other.item.tolist() != sorted(one.item)
+    assert one.user.tolist() == other.user.tolist()
+
+
 @pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
 def test_whole_numbers_are_unix_time(unit: int) -> None:
     at = int(NOW.timestamp()) * unit

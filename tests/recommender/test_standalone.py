@@ -60,6 +60,19 @@ def test_labels_come_after_what_is_learnt_from(timed: bool) -> None:
         assert inner.before.at.max() < inner.after.at.min()
 
 
+def test_without_times_a_sorted_log_leaves_out_nothing_in_particular() -> None:
+    """Everyone has the same hundred items, sorted: the last of them are labels no
+    more often than others."""
+    rows = [(f"u{at:02}", f"i{item:03}") for at in range(100) for item in range(100)]
+    table = pa.table(
+        {"user_id": [row[0] for row in rows], "item_id": [row[1] for row in rows]}
+    )
+    inner = split(read_history(table, {}), 0.1, 1000)
+    assert len(inner.after) == 1000
+    # uniform places have mean 49.5 and deviation 29
+    assert inner.after.item.mean() == pytest.approx(49.5, abs=4 * 29 / 1000**0.5)
+
+
 def test_without_times_all_of_a_history_counts_alike() -> None:
     assert suited(RECIPE, history()) == RECIPE
     recipe = suited(RECIPE, history(timed=False))
@@ -94,8 +107,9 @@ def test_a_pair_is_never_on_both_sides() -> None:
         "item_id": [item for _, item in pairs],
     }
     inner = split(read_history(pa.table(columns), {}), 0.1, 1000)
-    assert set(inner.before.item) == {0, 2}
-    assert set(inner.after.item) == {1}
+    assert set(inner.before.item) | set(inner.after.item) == {0, 1, 2}
+    assert not set(inner.before.item) & set(inner.after.item)
+    assert len(set(inner.after.item)) == 1
 
 
 @pytest.mark.parametrize("timed", [True, False])
