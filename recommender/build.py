@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse as sp
 import xgboost as xgb
 from usearch.index import Index
 
@@ -51,6 +52,9 @@ NORMS_FILE = "item_norms.npy"
 INDEX_FILE = "items.usearch"
 NEIGHBOURS_FILE = "neighbours.npy"
 NEIGHBOUR_SCORES_FILE = "neighbour_scores.npy"
+WEIGHED_FILE = "weighed_items.npy"
+WEIGHED_OTHERS_FILE = "weighed_others.npy"
+WEIGHTS_FILE = "weights.npy"
 TASTES_FILE = "item_tastes.npy"
 MEAN_TASTE_FILE = "mean_taste.npy"
 TRENDING_FILE = "trending.npy"
@@ -77,10 +81,13 @@ CROSS_FEATURES = (
     "als_reciprocal_rank",
     "item_item_score",
     "item_item_reciprocal_rank",
+    "ease_score",
+    "ease_reciprocal_rank",
     "category_affinity",
     "taste",
     "from_als",
     "from_item_item",
+    "from_ease",
     "from_trending",
     "from_popular",
     "from_fresh",
@@ -112,6 +119,9 @@ class Build:
     ``item_vectors`` (items, factors): unit vectors times ``UNIT``, int16.
     ``item_norms`` (items,): the vectors' lengths over the longest one's.
     ``neighbours`` (items, 50): ordinals, -1 where there are fewer.
+    ``weighed`` (weighed items,): ordinals, rising, of those with EASE's weights;
+    ``weighed_others`` and ``weights`` (weighed items, most weights of one): places
+    in ``weighed``, -1 where there are fewer, and what an item weighs for them.
     ``item_tastes`` (items, taste factors + 1): factors and bias, (items, 0) while
     no tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
     ``trending``, ``fresh``: ordinals of active items in that order.
@@ -127,6 +137,9 @@ class Build:
     item_norms: Floats
     neighbours: np.ndarray[Any, np.dtype[np.int32]]
     neighbour_scores: Floats
+    weighed: Ints
+    weighed_others: np.ndarray[Any, np.dtype[np.int32]]
+    weights: Floats
     item_tastes: Floats
     mean_taste: Floats
     trending: Ints
@@ -184,6 +197,23 @@ class Build:
     def index_share(self) -> float:
         """The most of a user's nearest items that may be in the index only."""
         return self.manifest.counts["nearest_in_index_per_mille"] / 1000
+
+    @cached_property
+    def weighed_place(self) -> Ints:
+        """(items,): the place of each in ``weighed``, -1 where it has no weights."""
+        place = np.full(len(self.item_ids), -1)
+        place[self.weighed] = np.arange(len(self.weighed))
+        return place
+
+    @cached_property
+    def weight_matrix(self) -> sp.csr_matrix:
+        """(weighed items, weighed items), float32."""
+        row, at = np.nonzero(self.weighed_others >= 0)
+        return sp.csr_matrix(
+            (self.weights[row, at], (row, self.weighed_others[row, at])),
+            shape=(len(self.weighed), len(self.weighed)),
+            dtype=np.float32,
+        )
 
     @cached_property
     def under_shown(self) -> Bools:
@@ -293,6 +323,7 @@ def write_model(
     items: pa.Table,
     item_vectors: pa.Table,
     neighbours: pa.Table,
+    weights: pa.Table,
     ranker: bytes | None,
     model_version: str,
     features: Mapping[str, Feature],
@@ -306,7 +337,8 @@ def write_model(
     ``items``: item_id, category, published_at, is_active and one column for
     each ranked item feature (null: the registry's default). ``item_vectors``:
     item_id, vector. ``tastes``: the columns of ``tastes.TASTES``. ``neighbours``:
-    item_id, neighbour_id, score (> 0); the 50 highest of an item count. The same
+    item_id, neighbour_id, score (> 0); the 50 highest of an item count.
+    ``weights``: item_id, other_id, weight. The same
     inputs give the same bytes, whatever the order of their rows.
     """
     spec = Spec(
@@ -322,6 +354,7 @@ def write_model(
     values, trending = _values(items, active, spec)
     vectors, norms = _aligned_vectors(item_vectors, item_ids)
     near, near_scores = _aligned_neighbours(neighbours, item_ids)
+    weighed, weighed_others, weight = _aligned_weights(weights, item_ids)
     category = positions(
         pa.array(categories, pa.string()), column(items, "category", pa.string())
     )
@@ -360,6 +393,9 @@ def write_model(
         np.save(folder / NORMS_FILE, norms)
         np.save(folder / NEIGHBOURS_FILE, near)
         np.save(folder / NEIGHBOUR_SCORES_FILE, near_scores)
+        np.save(folder / WEIGHED_FILE, weighed)
+        np.save(folder / WEIGHED_OTHERS_FILE, weighed_others)
+        np.save(folder / WEIGHTS_FILE, weight)
         np.save(folder / TASTES_FILE, liked)
         np.save(folder / MEAN_TASTE_FILE, mean_taste)
         np.save(folder / TRENDING_FILE, trending)
@@ -412,6 +448,9 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         item_norms=arrays[NORMS_FILE],
         neighbours=arrays[NEIGHBOURS_FILE],
         neighbour_scores=arrays[NEIGHBOUR_SCORES_FILE],
+        weighed=arrays[WEIGHED_FILE],
+        weighed_others=arrays[WEIGHED_OTHERS_FILE],
+        weights=arrays[WEIGHTS_FILE],
         item_tastes=arrays[TASTES_FILE],
         mean_taste=arrays[MEAN_TASTE_FILE],
         trending=arrays[TRENDING_FILE],
@@ -531,14 +570,34 @@ def _aligned_neighbours(
     near = positions(item_ids, ids(neighbours, "neighbour_id"))
     score = numbers(neighbours, "score", 0.0)
     kept = (item >= 0) & (near >= 0) & (item != near) & (score > 0)
-    item, near, score = item[kept], near[kept], score[kept]
+    return _padded(item[kept], near[kept], score[kept], len(item_ids), MOST_NEIGHBOURS)
+
+
+def _aligned_weights(
+    weights: pa.Table, item_ids: pa.Array
+) -> tuple[Ints, np.ndarray[Any, np.dtype[np.int32]], Floats]:
+    item = positions(item_ids, ids(weights, "item_id"))
+    other = positions(item_ids, ids(weights, "other_id"))
+    weight = numbers(weights, "weight", 0.0)
+    kept = (item >= 0) & (other >= 0) & (item != other)
+    item, other, weight = item[kept], other[kept], weight[kept]
+    weighed = np.unique(np.concatenate([item, other]))
+    item, other = np.searchsorted(weighed, item), np.searchsorted(weighed, other)
+    return weighed, *_padded(item, other, weight, len(weighed), len(weighed))
+
+
+def _padded(
+    item: Ints, near: Ints, score: Doubles, items: int, most: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int32]], Floats]:
+    """(items, as many as one has): the ``most`` highest of each, -1 and 0 where
+    there are fewer."""
     order = np.lexsort((near, -score, item))
     item, near, score = item[order], near[order], score[order]
     place = np.arange(len(item)) - np.searchsorted(item, item)
-    top = place < MOST_NEIGHBOURS
+    top = place < most
     width = int(place[top].max()) + 1 if top.any() else 0
-    padded = np.full((len(item_ids), width), -1, np.int32)
-    scores = np.zeros((len(item_ids), width), np.float32)
+    padded = np.full((items, width), -1, np.int32)
+    scores = np.zeros((items, width), np.float32)
     padded[item[top], place[top]] = near[top]
     scores[item[top], place[top]] = score[top]
     return padded, scores

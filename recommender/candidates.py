@@ -2,9 +2,9 @@
 
 Sources, in the order in which a candidate is credited to one: ``als`` (highest
 inner products), ``item_item`` (neighbours of what was engaged with last),
-``trending``, ``popular`` and ``fresh``. What then lacks to the wanted number
-is filled up in the popular order, so that every user gets as many candidates
-as the catalogue allows.
+``ease`` (what the weights of the same items add up to), ``trending``, ``popular``
+and ``fresh``. What then lacks to the wanted number is filled up in the popular
+order, so that every user gets as many candidates as the catalogue allows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
 from recommender.arrays import (
     Bools,
@@ -38,8 +39,8 @@ from recommender.pairs import (
 )
 from recommender.users import Users
 
-SOURCES = ("als", "item_item", "trending", "popular", "fresh")
-ALS, ITEM_ITEM, TRENDING, POPULAR, FRESH = range(len(SOURCES))
+SOURCES = ("als", "item_item", "ease", "trending", "popular", "fresh")
+ALS, ITEM_ITEM, EASE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 NO_RANK = -1
 
 _USERS_AT_A_TIME = 32
@@ -52,8 +53,8 @@ class Candidates:
     ``offsets`` (users + 1); ``row`` the user's row in the batch; ``item`` the
     ordinal; ``source`` the index in SOURCES of the first source that brought
     it; ``ranks`` (candidates, sources) its rank from 0 in each, -1 where it
-    wasn't brought by it; ``als_cosine`` and ``item_item_score`` of every
-    candidate, whatever its source (0 where there is none).
+    wasn't brought by it; ``als_cosine``, ``item_item_score`` and ``ease_score`` of
+    every candidate, whatever its source (0 where there is none).
     """
 
     offsets: Ints
@@ -63,6 +64,7 @@ class Candidates:
     ranks: Ints
     als_cosine: Floats
     item_item_score: Floats
+    ease_score: Floats
 
     def __len__(self) -> int:
         return len(self.row)
@@ -106,6 +108,7 @@ def retrieve(
     related, relation = _related(users, build)
     allowed = ~contains(consumed, related)
     allowed &= (related & ORDINAL) < np.uint64(build.active_count)
+    predicted = _predicted(users, build)
     popular = np.arange(build.active_count)
     found = [
         _Found(
@@ -117,6 +120,7 @@ def retrieve(
             len(users),
             _quota(build.params.item_item_share, n),
         ),
+        _best_predicted(predicted, build, consumed, _quota(build.params.ease_share, n)),
         *(
             _first_of(order, source, len(users), consumed, _quota(share, n))
             for order, source, share in (
@@ -140,6 +144,7 @@ def retrieve(
         ranks=ranks,
         als_cosine=_cosines(users, build, offsets, item),
         item_item_score=_looked_up(related, relation, keys),
+        ease_score=_of_weighed(predicted, build, row, item),
     )
 
 
@@ -153,22 +158,24 @@ def _quota(share: float, n: int) -> int:
     return int(share * n)
 
 
-def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
-    """Keys (row, ordinal), sorted, and scores of the neighbours of what users
-    engaged with last: the sum of similarities, halved every
+def _newest(users: Users, build: Build) -> tuple[Ints, Ints, Floats]:
+    """Rows, ordinals and weights of what users engaged with last: halved every
     ``recent_half_life`` places in the history, newest first."""
     place = places_in(users.recent_offsets)
     kept = place < build.params.recent_items
-    seeds, rows, place = (
-        users.recent[kept],
-        rows_of(users.recent_offsets)[kept],
-        place[kept],
-    )
-    near = build.neighbours[seeds].astype(np.int64)
     decay = 0.5 ** (
         np.arange(build.params.recent_items) / build.params.recent_half_life
     )
-    score = build.neighbour_scores[seeds] * decay.astype(np.float32)[place, None]
+    weight = decay.astype(np.float32)[place[kept]]
+    return rows_of(users.recent_offsets)[kept], users.recent[kept], weight
+
+
+def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
+    """Keys (row, ordinal), sorted, and scores of the neighbours of what users
+    engaged with last: the weighted sum of similarities."""
+    rows, seeds, weight = _newest(users, build)
+    near = build.neighbours[seeds].astype(np.int64)
+    score = build.neighbour_scores[seeds] * weight[:, None]
     present = near >= 0
     keys = pair_keys(np.broadcast_to(rows[:, None], near.shape)[present], near[present])
     if len(keys) == 0:
@@ -192,6 +199,53 @@ def _best_related(keys: Keys, scores: Floats, rows: int, quota: int) -> _Found:
     kept = ranks < quota
     item = (order & ORDINAL).astype(np.int64)
     return _Found(ITEM_ITEM, pair_keys(row[kept], item[kept]), ranks[kept])
+
+
+def _predicted(users: Users, build: Build) -> Floats:
+    """(users, weighed items): what the items that a user engaged with last weigh
+    for each."""
+    rows, seeds, weight = _newest(users, build)
+    place = build.weighed_place[seeds]
+    kept = place >= 0
+    newest = sp.csr_matrix(
+        (weight[kept], place[kept], offsets_of(rows[kept], len(users))),
+        shape=(len(users), len(build.weighed)),
+    )
+    found: Floats = (newest @ build.weight_matrix).toarray()
+    return found
+
+
+def _best_predicted(
+    predicted: Floats, build: Build, consumed: Keys, quota: int
+) -> _Found:
+    """Of the active items that a user has not consumed those of the highest
+    scores above 0."""
+    if quota == 0 or predicted.shape[1] == 0:
+        return _nothing(EASE)
+    row, item = split_pairs(consumed)
+    at = build.weighed_place[item]
+    allowed = predicted > 0
+    allowed &= build.weighed < build.active_count
+    allowed[row[at >= 0], at[at >= 0]] = False
+    keys = (
+        descending(np.where(allowed, predicted, -np.inf)) << np.uint64(32)
+    ) | np.arange(predicted.shape[1], dtype=np.uint64)
+    if quota < keys.shape[1]:
+        keys = np.partition(keys, quota - 1, axis=1)[:, :quota]
+    keys.sort(axis=1)
+    best = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    row, rank = np.nonzero(np.take_along_axis(allowed, best, axis=1))
+    found = pair_keys(row, build.weighed[best[row, rank]])
+    return _Found(EASE, found, rank)
+
+
+def _of_weighed(predicted: Floats, build: Build, row: Ints, item: Ints) -> Floats:
+    """Of each candidate; 0 where its item has no weights."""
+    found = np.zeros(len(row), np.float32)
+    place = build.weighed_place[item]
+    known = place >= 0
+    found[known] = predicted[row[known], place[known]]
+    return found
 
 
 def _first_of(

@@ -44,6 +44,10 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
         "item_item_reciprocal_rank": _reciprocal_rank(
             candidates, candidates.item_item_score, candidates.item_item_score > 0
         ),
+        "ease_score": candidates.ease_score,
+        "ease_reciprocal_rank": _reciprocal_rank(
+            candidates, candidates.ease_score, candidates.ease_score > 0
+        ),
         "category_affinity": _affinity(users, row, category),
         "taste": _taste(users, candidates, build),
     }
@@ -60,7 +64,8 @@ def _reciprocal_rank(
     score: Floats,
     ranked: np.ndarray[tuple[int], np.dtype[np.bool_]],
 ) -> Floats:
-    """Reciprocal rank by ``score`` among the user's ``ranked`` candidates."""
+    """Reciprocal rank by ``score`` among those of the user's ``ranked`` candidates
+    that a source brought: what else was asked for moves nobody's rank."""
     found = np.zeros(len(score), np.float32)
     at = np.flatnonzero(ranked)
     row = candidates.row[at]
@@ -70,8 +75,9 @@ def _reciprocal_rank(
         | np.arange(len(at), dtype=np.uint64)
     )
     order = (np.sort(key) & np.uint64((1 << 23) - 1)).astype(np.int64)
-    first = np.searchsorted(row, row)
-    rank = np.arange(len(at)) - first
+    sourced = candidates.sourced[at[order]]
+    before = np.cumsum(sourced) - sourced
+    rank = before - before[np.searchsorted(row, row)]
     found[at[order]] = RANK_OFFSET / (RANK_OFFSET + rank)
     return found
 

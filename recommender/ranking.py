@@ -33,6 +33,8 @@ RISING = (
     "als_reciprocal_rank",
     "item_item_score",
     "item_item_reciprocal_rank",
+    "ease_score",
+    "ease_reciprocal_rank",
     "category_affinity",
     "taste",
     "item_ctr_30d",
@@ -52,6 +54,7 @@ by their exact counts and remembering which of them did well."""
 PERSONAL = {
     "als_reciprocal_rank": 1.0,
     "item_item_reciprocal_rank": 1.0,
+    "ease_reciprocal_rank": 1.0,
     "als_cosine": 0.5,
 }
 """The fallback's weights: reciprocal rank fusion of what the sources say

@@ -36,6 +36,7 @@ from recommender.build import (
     open_model,
     write_model,
 )
+from recommender.ease import EaseParams, train_weights
 from recommender.embeddings import (
     AlsParams,
     fold_in_users,
@@ -261,6 +262,21 @@ def item_neighbours(
     return pa.concat_tables(parts)
 
 
+def item_weights(
+    instants: pa.Table, user_items: pa.Table, params: EaseParams
+) -> pa.Table:
+    """What each of the most taken items weighs for the others at every instant.
+
+    ``user_items``: purpose, user_id, item_id, recency_place. Returns purpose,
+    item_id, other_id, weight, as_of.
+    """
+    parts = []
+    for row in instants.to_pylist():
+        found = train_weights(of_purpose(user_items, row["purpose"]), params)
+        parts.append(_labelled(found, row["purpose"], as_of=row["as_of"]))
+    return pa.concat_tables(parts)
+
+
 def tastes(
     instants: pa.Table,
     events: pa.Table,
@@ -289,6 +305,7 @@ def write_build(
     items: pa.Table,
     vectors: pa.Table,
     neighbours: pa.Table,
+    weights: pa.Table,
     categories: pa.Table,
     ranker: bytes | None,
     features: Mapping[str, Feature],
@@ -307,6 +324,7 @@ def write_build(
         items=items,
         item_vectors=item_vectors,
         neighbours=neighbours.select(["item_id", "neighbour_id", "score"]),
+        weights=weights.select(["item_id", "other_id", "weight"]),
         ranker=ranker,
         model_version=version,
         features=features,
@@ -325,6 +343,7 @@ def training_candidates(
     items: pa.Table,
     vectors: pa.Table,
     neighbours: pa.Table,
+    weights: pa.Table,
     categories: pa.Table,
     features: Mapping[str, Feature],
     surfaces: Mapping[str, Surface],
@@ -348,6 +367,7 @@ def training_candidates(
             items=of_purpose(items, TRAINING),
             vectors=of_purpose(vectors, TRAINING),
             neighbours=of_purpose(neighbours, TRAINING),
+            weights=of_purpose(weights, TRAINING),
             categories=categories,
             ranker=None,
             features=features,

@@ -33,6 +33,7 @@ from recommender.arrays import (
     vectors,
 )
 from recommender.build import Build, candidate_features, open_model, ranked_features
+from recommender.ease import EaseParams, train_weights
 from recommender.embeddings import AlsParams, fold_in_users, train_item_factors
 from recommender.history import (
     INSTANT,
@@ -77,6 +78,7 @@ class Recipe:
     surface: Surface
     als: AlsParams = field(default_factory=AlsParams)
     item_item: ItemItemParams = field(default_factory=ItemItemParams)
+    ease: EaseParams = field(default_factory=EaseParams)
     kernel: KernelParams = field(default_factory=KernelParams)
     ranker: RankerParams = field(default_factory=RankerParams)
     trend_half_life_hours: float = 4.0
@@ -211,9 +213,8 @@ def fitted(
     """Every stage fitted on ``history``; the build's folder lives as long as
     the context."""
     factors = train_item_factors(interactions(history, as_of), recipe.als)
-    neighbours = train_neighbours(
-        user_items(history), recipe.item_item, ordered=history.timed
-    )
+    pairs = user_items(history)
+    neighbours = train_neighbours(pairs, recipe.item_item, ordered=history.timed)
     seen = np.zeros(len(history.item_ids), np.bool_)
     seen[history.item] = True
     published = items["published_at"].to_numpy() <= microseconds(as_of)
@@ -237,6 +238,7 @@ def fitted(
             items=_with_values(existing, history, as_of, recipe),
             vectors=mapped,
             neighbours=neighbours,
+            weights=train_weights(pairs, recipe.ease),
             categories=pa.table(
                 {
                     "category": categories,

@@ -21,6 +21,7 @@ from recommender.build import (
     ranked_features,
     write_model,
 )
+from recommender.ease import WEIGHTS, EaseParams
 from recommender.params import KernelParams
 
 AS_OF = datetime(2026, 1, 8, tzinfo=UTC)
@@ -31,6 +32,7 @@ FACTORS = 64
 TASTES = 1000
 CATEGORIES = 50
 NEIGHBOURS = 20
+EASE = EaseParams()
 SPREAD = 0.8
 """Of the logarithm of an item's length: that of ALS factors of RetailRocket's
 29,905 items, whose longest are nine times as long as the median."""
@@ -55,7 +57,8 @@ def make_build(
     params: KernelParams,
     ranker: bytes | None = None,
 ) -> Build:
-    """A build of so many items, with or without item-item neighbours."""
+    """A build of so many items, with or without item-item neighbours and EASE's
+    weights of as many as there are at most."""
     rng = np.random.default_rng(items)
     names = pa.array(item_names(items))
     popularity = np.sort(rng.lognormal(2, 1.5, items))[::-1]
@@ -92,6 +95,7 @@ def make_build(
         items=catalogue,
         item_vectors=item_vectors,
         neighbours=_neighbours(names, rng if neighbours else None),
+        weights=_weights(names, rng if neighbours else None),
         ranker=ranker,
         model_version=version,
         features=FEATURES,
@@ -120,6 +124,24 @@ def _neighbours(names: pa.Array, rng: np.random.Generator | None) -> pa.Table:
             "item_id": names.take(pa.array(item)),
             "neighbour_id": names.take(pa.array(near)),
             "score": score,
+        }
+    )
+
+
+def _weights(names: pa.Array, rng: np.random.Generator | None) -> pa.Table:
+    """As many as there are at most, by chance, of the most popular items; none
+    without ``rng``."""
+    if rng is None:
+        return WEIGHTS.empty_table()
+    most, kept = min(EASE.most_items, len(names)), EASE.kept
+    item = np.repeat(np.arange(most), kept)
+    return pa.table(
+        {
+            "item_id": names.take(pa.array(item)),
+            "other_id": names.take(
+                pa.array((item + 1 + np.tile(np.arange(kept), most) * 7) % most)
+            ),
+            "weight": rng.normal(scale=0.05, size=len(item)).astype(np.float32),
         }
     )
 

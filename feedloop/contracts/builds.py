@@ -21,7 +21,7 @@ import msgspec
 from feedloop.contracts.lists import BuildId
 from feedloop.errors import BuildInvalid, ContractError
 
-FORMAT = 2
+FORMAT = 3
 MODEL, LISTS = "model", "lists"
 MANIFEST = "manifest.json"
 

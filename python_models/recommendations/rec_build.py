@@ -22,6 +22,9 @@ def model(dbt, session):
             .filter(serving)
             .sort("item_id", "neighbour_id")
         ),
+        weights=frames.arrow(
+            dbt.ref("emb_item_weights").filter(serving).sort("item_id", "other_id")
+        ),
         tastes=frames.arrow(dbt.ref("emb_tastes").sort("entity_type", "entity_id")),
         categories=frames.arrow(dbt.ref("dim_categories")),
         ranker=ranker["model"][0].as_py() if len(ranker) else None,

@@ -17,6 +17,9 @@ def model(dbt, session):
         neighbours=frames.arrow(
             dbt.ref("emb_item_neighbours").sort("purpose", "item_id", "neighbour_id")
         ),
+        weights=frames.arrow(
+            dbt.ref("emb_item_weights").sort("purpose", "item_id", "other_id")
+        ),
         categories=frames.arrow(dbt.ref("dim_categories")),
         features=seeds.read_features(folder),
         surfaces=seeds.read_surfaces(folder),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from recommender.build import UNIT, Build
 from recommender.candidates import (
     ALS,
+    EASE,
     FRESH,
     ITEM_ITEM,
     POPULAR,
@@ -96,6 +97,40 @@ def test_each_source_brings_what_it_should(tmp_path: Path) -> None:
     score = dict(zip(names(build, got), got.item_item_score.tolist(), strict=True))
     assert score["i0034"] == pytest.approx(0.5)
     assert score["i0035"] == pytest.approx(0.4 + 0.4 * 0.5 ** (1 / 7))
+
+
+def test_weights_of_the_newest_items_are_added_up(tmp_path: Path) -> None:
+    """By hand: two items weigh on four, of which one is inactive, one consumed
+    and one is less likely for it."""
+    build = make_build(
+        tmp_path,
+        items_table(20, inactive=[7]),
+        weights=pa.table(
+            {
+                "item_id": ["i0001", "i0001", "i0001", "i0001", "i0002", "i0002"],
+                "other_id": ["i0005", "i0006", "i0007", "i0008", "i0005", "i0009"],
+                "weight": [0.2, 0.5, 0.9, 0.4, 0.3, -0.3],
+            }
+        ),
+        params=KernelParams(candidates=20, ease_share=0.1),
+    )
+    got = found(
+        build,
+        recent_items=["i0001", "i0003", "i0002"],
+        consumed_items=["i0001", "i0002", "i0003", "i0008"],
+    )
+    ranks = dict(zip(names(build, got), got.ranks[:, EASE].tolist(), strict=True))
+    score = dict(zip(names(build, got), got.ease_score.tolist(), strict=True))
+    assert {name: rank for name, rank in ranks.items() if rank >= 0} == {
+        "i0006": 0,
+        "i0005": 1,
+    }
+    older = 0.5 ** (2 / build.params.recent_half_life)
+    assert score["i0005"] == pytest.approx(0.2 + 0.3 * older)
+    assert score["i0006"] == pytest.approx(0.5)
+    assert score["i0009"] == pytest.approx(-0.3 * older)
+    assert score["i0004"] == 0
+    assert not {"i0007", "i0008"} & set(score)
 
 
 @pytest.mark.parametrize("longest", [0, 200])

@@ -45,7 +45,8 @@ def test_uniform_numbers_are_uniform_and_differ_by_slot() -> None:
 
 
 def small_world(folder: Path, *, length: int = 20, cap: int = 0) -> Build:
-    """24 items of two categories: the last six have few impressions."""
+    """24 items of two categories: the last six have few impressions. The draw is
+    so even that each of a pool of four is drawn in a few hundred draws."""
     shown = [5000.0] * 18 + [0.0, 10, 100, 500, 999, 1000]
     return make_build(
         folder,
@@ -56,7 +57,7 @@ def small_world(folder: Path, *, length: int = 20, cap: int = 0) -> Build:
             item_ctr_30d=[0.05] * 18 + [0.05, 0.1, 0.02, 0.2, 0.01, 0.5],
         ),
         surfaces=[surface(length=length, explore=1, cap=cap)],
-        params=KernelParams(explore_pool=4),
+        params=KernelParams(explore_pool=4, explore_floor_unsure=0.5),
     )
 
 

@@ -73,7 +73,12 @@ def test_of_an_unknown_user_everything_personal_is_the_default(tmp_path: Path) -
     for row in rows_by_name(build).values():
         for name, default in build.spec.user_features.items():
             assert row[name] == default
-        for name in ("als_cosine", "als_reciprocal_rank", "item_item_score"):
+        for name in (
+            "als_cosine",
+            "als_reciprocal_rank",
+            "item_item_score",
+            "ease_score",
+        ):
             assert row[name] == 0
 
 

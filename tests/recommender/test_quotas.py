@@ -8,7 +8,7 @@ from recommender.params import KernelParams
 from recommender.quotas import FLOOR, PRIOR, learnt, shares, with_shares
 
 NAMES = ["noise", *(f"from_{source}" for source in SOURCES)]
-ALS, ITEM_ITEM, TRENDING, POPULAR, FRESH = range(len(SOURCES))
+ALS, ITEM_ITEM, EASE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 START = shares(KernelParams())
 
 
@@ -32,26 +32,26 @@ def test_without_anything_taken_they_stay() -> None:
 
 
 def test_a_share_is_that_of_the_credit() -> None:
-    # two of three from trending alone, one from als and item_item together; what
+    # two of three from trending alone, one from als and ease together; what
     # exploration brought is nobody's
-    taken = [(TRENDING,), (TRENDING,), (ALS, ITEM_ITEM)] * 1000 + [()] * 1000
+    taken = [(TRENDING,), (TRENDING,), (ALS, EASE)] * 1000 + [()] * 1000
     found = learnt(examples(*taken), NAMES, KernelParams())
     assert sum(found.values()) == pytest.approx(1, abs=5e-4)
     worth = {
         "als": 500 + PRIOR * START["als"],
-        "item_item": 500 + PRIOR * START["item_item"],
+        "ease": 500 + PRIOR * START["ease"],
         "trending": 2000 + PRIOR * START["trending"],
     }
-    # the two that brought nothing stay at the floor, at the others' expense
-    left = (1 - 2 * FLOOR) / sum(worth.values())
-    assert found["popular"] == found["fresh"] == FLOOR
+    # the three that brought nothing stay at the floor, at the others' expense
+    left = (1 - 3 * FLOOR) / sum(worth.values())
+    assert found["item_item"] == found["popular"] == found["fresh"] == FLOOR
     for source, one in worth.items():
         assert found[source] == pytest.approx(left * one, abs=1e-4)
 
 
 def test_one_source_never_takes_all() -> None:
     found = learnt(examples(*[(FRESH,)] * 100_000), NAMES, KernelParams())
-    assert found["fresh"] == pytest.approx(1 - 4 * FLOOR, abs=1e-3)
+    assert found["fresh"] == pytest.approx(1 - 5 * FLOOR, abs=1e-3)
     assert all(found[source] == FLOOR for source in SOURCES if source != "fresh")
 
 

@@ -23,6 +23,7 @@ def grid_of(users: list[list[tuple[float, int]]], categories: int = 3) -> Grid:
         ranks=np.zeros((count, 1), np.int64),
         als_cosine=np.zeros(count, np.float32),
         item_item_score=np.zeros(count, np.float32),
+        ease_score=np.zeros(count, np.float32),
     )
     scores = np.array([score for score, _ in flat], np.float32)
     category = np.array([kind for _, kind in flat], np.int64)

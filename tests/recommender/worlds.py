@@ -20,6 +20,7 @@ from recommender.build import (
     ranked_features,
     write_model,
 )
+from recommender.ease import WEIGHTS
 from recommender.params import KernelParams
 from recommender.tastes import TASTES
 
@@ -32,6 +33,9 @@ NO_NEIGHBOURS = pa.table(
         "score": pa.array([], pa.float64()),
     }
 )
+
+
+NO_WEIGHTS = WEIGHTS.empty_table()
 
 
 def surface(
@@ -99,6 +103,7 @@ def make_build(
     *,
     item_vectors: pa.Table | None = None,
     neighbours: pa.Table = NO_NEIGHBOURS,
+    weights: pa.Table = NO_WEIGHTS,
     ranker: bytes | None = None,
     surfaces: Sequence[Surface] = (surface(),),
     params: KernelParams | None = None,
@@ -115,6 +120,7 @@ def make_build(
         items=items,
         item_vectors=item_vectors,
         neighbours=neighbours,
+        weights=weights,
         ranker=ranker,
         model_version=model_version_of(
             params=params, item_vectors=item_vectors, ranker=ranker
@@ -157,7 +163,8 @@ def random_world(
     consumed: int = 8,
     **build: Any,
 ) -> tuple[Build, pa.RecordBatch]:
-    """A build and users with random vectors, histories and neighbours."""
+    """A build and users with random vectors, histories, neighbours and weights
+    (of the first two thirds of the items)."""
     rng = np.random.default_rng(seed)
     names = item_names(items)
     inactive = rng.choice(items, items // 10, replace=False).tolist()
@@ -178,11 +185,22 @@ def random_world(
             "score": rng.random(items * 6),
         }
     )
+    item_vectors = vectors_table("item_id", names, rng.normal(size=(items, 8)))
+    weighed = items * 2 // 3
+    item, other = np.nonzero(rng.random((weighed, weighed)) < 0.2)
+    weights = pa.table(
+        {
+            "item_id": np.array(names)[item],
+            "other_id": np.array(names)[other],
+            "weight": rng.normal(size=len(item)),
+        }
+    )
     made = make_build(
         folder,
         table,
-        item_vectors=vectors_table("item_id", names, rng.normal(size=(items, 8))),
+        item_vectors=item_vectors,
         neighbours=neighbours,
+        weights=weights,
         **build,
     )
     rows = []
