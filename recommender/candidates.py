@@ -10,6 +10,7 @@ order, so that every user gets as many candidates as the catalogue allows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,7 +70,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.row)
 
-    @property
+    @cached_property
     def sourced(self) -> Bools:
         """Which were brought by a source, and not just asked for."""
         return np.asarray((self.ranks != NO_RANK).any(axis=1))

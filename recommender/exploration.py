@@ -70,12 +70,13 @@ class _Order:
     """In which order a user's candidates come into the pool of a slot.
 
     All (users, as many as the pools of all slots can ask for): columns of the grid
-    (-1: no more with few impressions), their categories, bounds and click-through.
+    (-1: no more with few impressions), their categories, their weights in a draw
+    and their click-through.
     """
 
     columns: Ints
     categories: Ints
-    bounds: Doubles
+    weights: Doubles
     rates: Doubles
 
 
@@ -120,15 +121,16 @@ def explore(
     order = _order(grid, candidates, bounds, build, params.explore_pool + length)
 
     def fill_slot(position: int, rows: Ints, columns: Ints, free: Bools) -> Ints:
-        full = _full(grid, columns[:, position - SLOT : position - SLOT + BLOCK], cap)
-        offered = order.columns[rows]
+        start = position - SLOT
+        full = _full(grid, columns[:, start : start + BLOCK], cap)
+        # no more than these can be in the list or in the pool by now
+        first = slice(params.explore_pool + start + BLOCK)
+        offered = order.columns[rows, first]
         left = (offered != EMPTY) & free[rows[:, None], offered]
         left &= np.cumsum(left, axis=1) <= params.explore_pool
-        roomy = left & ~full[rows[:, None], order.categories[rows]]
+        roomy = left & ~full[rows[:, None], order.categories[rows, first]]
         allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
-        chance = chances(
-            order.bounds[rows], allowed, params.explore_temperature, floor[rows]
-        )
+        chance = chances(order.weights[rows, first], allowed, floor[rows])
         drawn = _draw(chance, uniform(noise[rows], position // BLOCK))
         some = allowed.any(axis=1)
         chosen = offered[np.arange(len(rows)), drawn]
@@ -137,7 +139,7 @@ def explore(
         told.explored[at, position] = True
         told.pool_sizes[at, position] = allowed.sum(axis=1)[some]
         told.propensities[at, position] = chance[np.arange(len(rows)), drawn][some]
-        expected = _expected(order.rates[rows], allowed, chance, drawn)
+        expected = _expected(order.rates[rows, first], allowed, chance, drawn)
         told.expectations[at, position] = expected[some]
         return chosen
 
@@ -178,20 +180,24 @@ def floors(users: Users, build: Build) -> Doubles:
     return np.where(unsure, params.explore_floor_unsure, params.explore_floor)
 
 
-def chances(
-    bounds: Doubles, allowed: Bools, temperature: float, floor: Doubles
-) -> Doubles:
+def weights_of(bounds: Doubles, temperature: float) -> Doubles:
+    """(users, candidates): what each weighs in a softmax, its user's highest 1."""
+    top = bounds.max(axis=1, keepdims=True, initial=-1e300)
+    # what is lower still weighs as good as nothing, and not nothing
+    weights: Doubles = np.exp(np.maximum((bounds - top) / temperature, -700))
+    return weights
+
+
+def chances(weights: Doubles, allowed: Bools, floor: Doubles) -> Doubles:
     """(users, pool): the probability of each; zero where it isn't allowed."""
-    logits = np.where(allowed, bounds / temperature, -np.inf)
-    top = logits.max(axis=1, keepdims=True, initial=-1e300)
-    weight = np.exp(logits - top)
-    total = weight.sum(axis=1, keepdims=True)
-    count = allowed.sum(axis=1, keepdims=True)
-    floor = floor[:, None]
-    softmax = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-    even = np.divide(allowed, count, out=np.zeros_like(weight), where=count > 0)
-    chance: Doubles = (1 - floor) * softmax + floor * even
-    return chance
+    weights = np.where(allowed, weights, 0)
+    total = weights.sum(axis=1)
+    count = allowed.sum(axis=1)
+    softmax = np.divide(1 - floor, total, out=np.zeros_like(total), where=total > 0)
+    even = np.divide(floor, count, out=np.zeros_like(total), where=count > 0)
+    weights *= softmax[:, None]
+    weights += allowed * even[:, None]
+    return weights
 
 
 def uniform(noise: Keys, slot: int) -> Doubles:
@@ -224,7 +230,7 @@ def _order(
     # of one width whatever the batch, so that sums over a row are too
     shape = (len(keys), most)
 
-    def padded(values: NDArray[_T], empty: int) -> NDArray[_T]:
+    def padded(values: NDArray[_T], empty: float) -> NDArray[_T]:
         wide = np.full(shape, empty, values.dtype)
         theirs = np.take_along_axis(values, best, axis=1)
         wide[:, : best.shape[1]] = np.where(known, theirs, empty)
@@ -233,7 +239,7 @@ def _order(
     return _Order(
         columns=padded(np.broadcast_to(column.astype(np.int64), eligible.shape), EMPTY),
         categories=padded(grid.category, 0),
-        bounds=padded(bounds, 0),
+        weights=weights_of(padded(bounds, -np.inf), build.params.explore_temperature),
         rates=padded(build.click_through[item], 0),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recommender.arrays import Floats, Ints, descending
+from recommender.arrays import Floats, Ints, descending, offsets_of
 from recommender.build import CROSS_FEATURES, RANK_OFFSET, Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates
 from recommender.users import Users
@@ -75,9 +75,10 @@ def _reciprocal_rank(
         | np.arange(len(at), dtype=np.uint64)
     )
     order = (np.sort(key) & np.uint64((1 << 23) - 1)).astype(np.int64)
-    sourced = candidates.sourced[at[order]]
-    before = np.cumsum(sourced) - sourced
-    rank = before - before[np.searchsorted(row, row)]
+    before: Ints = np.zeros(len(at) + 1, np.int64)
+    np.cumsum(candidates.sourced[at[order]], out=before[1:])
+    first = offsets_of(row, len(candidates.offsets) - 1)
+    rank = before[:-1] - before[first][row]
     found[at[order]] = RANK_OFFSET / (RANK_OFFSET + rank)
     return found
 

@@ -6,7 +6,7 @@ import pytest
 
 from feedloop.contracts.lists import EXPECTED
 from recommender.build import Build
-from recommender.exploration import chances, mix, uniform
+from recommender.exploration import chances, mix, uniform, weights_of
 from recommender.kernel import EXPLORE, ListKernel
 from recommender.params import KernelParams
 from tests.recommender.worlds import (
@@ -25,13 +25,20 @@ SLOT = 7
 def test_chances_are_a_softmax_with_a_floor() -> None:
     bounds = np.array([[0.1, 0.3, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
     allowed = np.array([[True, True, False, True], [False] * 4])
-    found = chances(bounds, allowed, 0.5, np.array([0.2, 0.2]))
+    found = chances(weights_of(bounds, 0.5), allowed, np.array([0.2, 0.2]))
     weight = np.exp(np.array([0.1, 0.3, 0.9]) / 0.5)
     expected = 0.8 * weight / weight.sum() + 0.2 / 3
     np.testing.assert_allclose(found[0, [0, 1, 3]], expected, rtol=1e-12)
     assert found[0, 2] == 0
     assert found[0].sum() == pytest.approx(1)
     assert not found[1].any()
+
+
+def test_what_is_far_below_the_best_is_drawn_when_the_best_is_gone() -> None:
+    bounds = np.array([[2000.0, 1.0, 1.0, -np.inf]])
+    allowed = np.array([[False, True, True, False]])
+    found = chances(weights_of(bounds, 0.2), allowed, np.array([0.1]))
+    np.testing.assert_allclose(found, [[0, 0.5, 0.5, 0]])
 
 
 def test_uniform_numbers_are_uniform_and_differ_by_slot() -> None:

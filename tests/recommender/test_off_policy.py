@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from feedloop.errors import ContractError
-from recommender.exploration import chances
+from recommender.exploration import chances, weights_of
 from recommender.off_policy import NoSupport, OffPolicy, estimate, slot_value
 from simulator.choice import ChoiceModel, chance
 from simulator.world import World, WorldSize
@@ -38,8 +38,12 @@ class Slot:
         quality = world.items.quality[self.pool]
         bounds = 0.1 + 0.03 * quality
         everything = np.ones(self.pool.shape, np.bool_)
-        self.drawn_by = chances(bounds, everything, 0.05, np.full(PEOPLE, 0.3))
-        self.target = chances(bounds, everything, sharper, np.full(PEOPLE, 0.1))
+
+        def policy(temperature: float, floor: float) -> np.ndarray:
+            weights = weights_of(bounds, temperature)
+            return chances(weights, everything, np.full(PEOPLE, floor))
+
+        self.drawn_by, self.target = policy(0.05, 0.3), policy(sharper, 0.1)
         self.predicted = 0.02 + 0.01 * quality
         self.truth = float((self.target * self.click).sum(axis=1).mean())
 
