@@ -323,6 +323,9 @@ def command(
     on the public datasets. Items a person has in --train are never listed, and
     such pairs in --test don't count; items that only --test has count as
     misses.
+
+    With times in --train lists are made for what comes after them. Leave
+    occurred_at out where --test was drawn at random from among them.
     """
     wanted = tuple(sorted({*ks, *more_ks})) or KS
     if (train is None) != (test is None):
