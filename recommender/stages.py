@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -255,11 +255,9 @@ def item_neighbours(
     ``user_items``: purpose, user_id, item_id, recency_place. Returns purpose,
     item_id, neighbour_id, score, as_of.
     """
-    parts = []
-    for row in instants.to_pylist():
-        near = train_neighbours(of_purpose(user_items, row["purpose"]), params)
-        parts.append(_labelled(near, row["purpose"], as_of=row["as_of"]))
-    return pa.concat_tables(parts)
+    return _at_each_instant(
+        instants, user_items, partial(train_neighbours, params=params)
+    )
 
 
 def item_weights(
@@ -270,10 +268,17 @@ def item_weights(
     ``user_items``: purpose, user_id, item_id, recency_place. Returns purpose,
     item_id, other_id, weight, as_of.
     """
+    return _at_each_instant(instants, user_items, partial(train_weights, params=params))
+
+
+def _at_each_instant(
+    instants: pa.Table, known: pa.Table, train: Callable[[pa.Table], pa.Table]
+) -> pa.Table:
+    """What ``train`` makes of that which was ``known`` at each instant."""
     parts = []
     for row in instants.to_pylist():
-        found = train_weights(of_purpose(user_items, row["purpose"]), params)
-        parts.append(_labelled(found, row["purpose"], as_of=row["as_of"]))
+        made = train(of_purpose(known, row["purpose"]))
+        parts.append(_labelled(made, row["purpose"], as_of=row["as_of"]))
     return pa.concat_tables(parts)
 
 
