@@ -8,6 +8,7 @@ and with the same draws. The second time no slot is given to exploration.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -22,7 +23,15 @@ from feedloop.settings import from_environment
 from feedloop.telemetry import console
 from simulator.app import SURFACE
 from simulator.home import fresh_home
-from simulator.report import ORACLE, PIPELINE, POPULARITY, ArmFigures, figures, total
+from simulator.report import (
+    ORACLE,
+    PIPELINE,
+    POPULARITY,
+    ArmFigures,
+    figures,
+    gain,
+    total,
+)
 from simulator.servers import running
 from tests.support.project_copy import copy_project
 
@@ -63,6 +72,17 @@ def _arms(demo: Demo, last: int) -> dict[str, ArmFigures]:
     return figures("", total(demo.scores[-last:]), SEED).arms
 
 
+def _gain(key: str, demos: Mapping[str, Demo], last: int, goal: str) -> list[Figure]:
+    exploring, without = (total(demo.scores[-last:]) for demo in demos.values())
+    found = gain(exploring, without, SEED)
+    meaning = f"last {last} days: click-through with exploration over without, less 1"
+    return [
+        Figure(key, found.value, meaning, goal),
+        Figure(f"{key}.low", found.low, "95 % interval, people resampled"),
+        Figure(f"{key}.high", found.high, "95 % interval, people resampled"),
+    ]
+
+
 @benchmark("loop", ["dbt-core", "dbt-duckdb", "implicit", "xgboost-cpu", "pyiceberg"])
 def main(quick: bool) -> list[Figure]:
     """21 days of lists, clicks and better lists, beside an oracle."""
@@ -81,10 +101,6 @@ def main(quick: bool) -> list[Figure]:
     lately = {
         arm: row.ctr.value for arm, row in _arms(demos["exploring"], week).items()
     }
-    whole, late = (
-        [_arms(demo, last)[PIPELINE].ctr.value for demo in demos.values()]
-        for last in (days, week)
-    )
     return [
         Figure(
             "ctr_ratio_to_oracle",
@@ -98,18 +114,17 @@ def main(quick: bool) -> list[Figure]:
             f"last {week} days",
             "> 1",
         ),
-        Figure(
-            "exploration_gain",
-            whole[0] / whole[1] - 1,
-            "click-through with exploration over without, less 1; all days",
-            "> 0",
-        ),
-        Figure("exploration_gain_late", late[0] / late[1] - 1, f"last {week} days"),
+        *_gain("exploration_gain", demos, days, "> 0"),
+        *_gain("exploration_gain_late", demos, week, ""),
         *(
             Figure(f"ctr.{arm}", value, f"last {week} days")
             for arm, value in lately.items()
         ),
-        Figure("ctr.without_exploration", late[1], f"last {week} days"),
+        Figure(
+            "ctr.without_exploration",
+            _arms(demos["without"], week)[PIPELINE].ctr.value,
+            f"last {week} days",
+        ),
         *(
             Figure(
                 f"expected_to_oracle.{name}",

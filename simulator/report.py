@@ -235,12 +235,8 @@ def following(world: World, logs: Sequence[DayLog]) -> Following:
 def figures(title: str, scores: Scores, seed: int) -> Figures:
     """Ratios of sums, with intervals from resampling people."""
     active = np.flatnonzero(scores.shown.any(axis=0))
-    rng = generator(seed, "bootstrap")
     count = len(active)
-    # How often each person is drawn; the first row takes everyone once.
-    weights = np.ones((1 + RESAMPLES, count), dtype=np.int64)
-    if count:
-        weights[1:] = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = _resamples(count, seed)
 
     def ratio(above: Floats, below: Floats) -> Floats:
         """[1 + RESAMPLES] The figure, then its resamples."""
@@ -269,6 +265,35 @@ def figures(title: str, scores: Scores, seed: int) -> Figures:
         count,
         int(scores.judged.sum()),
     )
+
+
+def gain(one: Scores, other: Scores, seed: int) -> Interval:
+    """How much more of what the pipeline showed was clicked in ``one`` than in
+    ``other``, as a share; with the interval from resampling people, who are the
+    same in both."""
+    row = ARMS.index(PIPELINE)
+    active = np.flatnonzero(one.shown[row] + other.shown[row])
+    weights = _resamples(len(active), seed)
+    clicks, shown = (
+        [weights @ getattr(scores, name)[row, active] for scores in (one, other)]
+        for name in ("clicks", "shown")
+    )
+    # clicks of one over what they would be at the other's click-through
+    below = clicks[1] * shown[0]
+    ratio = np.divide(
+        clicks[0] * shown[1], below, out=np.full(len(below), np.nan), where=below > 0
+    )
+    return _interval(ratio - 1)
+
+
+def _resamples(count: int, seed: int) -> Ints:
+    """How often each of so many people is drawn; the first row takes everyone
+    once."""
+    weights: Ints = np.ones((1 + RESAMPLES, count), dtype=np.int64)
+    if count:
+        rng = generator(seed, "bootstrap")
+        weights[1:] = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return weights
 
 
 def _interval(samples: Floats) -> Interval:

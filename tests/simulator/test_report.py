@@ -19,6 +19,7 @@ from simulator.report import (
     Scores,
     figures,
     following,
+    gain,
     recall_and_ndcg,
     replay,
     score_day,
@@ -147,6 +148,30 @@ def test_the_interval_is_that_of_a_mean_over_people() -> None:
     error = (clicks[0] / 20).std() / np.sqrt(people)
     assert ctr.value == pytest.approx(clicks[0].sum() / (20 * people))
     assert ctr.high - ctr.low == pytest.approx(2 * 1.96 * error, rel=0.12)
+
+
+def of_the_pipeline(clicks: np.ndarray, shown: np.ndarray) -> Scores:
+    zeros = np.zeros((4, len(clicks)))
+    theirs, seen = zeros.copy(), zeros.copy()
+    theirs[0], seen[0] = clicks, shown
+    return Scores(theirs, seen, zeros, zeros, zeros[0], len(clicks), 0)
+
+
+def test_a_gain_is_judged_by_the_same_people_in_both_worlds() -> None:
+    """Everybody clicks a tenth more in one: people differ, the gain doesn't."""
+    rng = np.random.default_rng(0)
+    clicks = rng.gamma(1, 5, 300)
+    shown = np.full(300, 100.0)
+    better = of_the_pipeline(1.1 * clicks, shown)
+    found = gain(better, of_the_pipeline(clicks, shown), 1)
+    assert [found.value, found.low, found.high] == pytest.approx([0.1] * 3)
+    # twice as much was shown: half the click-through
+    found = gain(better, of_the_pipeline(clicks, shown / 2), 1)
+    assert found.value == pytest.approx(1.1 / 2 - 1)
+    shuffled = of_the_pipeline(rng.permutation(clicks), shown)
+    wide = gain(better, shuffled, 1)
+    assert wide.value == pytest.approx(0.1)
+    assert wide.low < 0 < 0.2 < wide.high
 
 
 def test_days_add_up_by_person(two_tastes: World) -> None:
