@@ -38,7 +38,7 @@ def counts(settings: Settings, tally: Tally, refused_by_hand: int) -> list[Check
 
     ``refused_by_hand`` counts malformed events that the demo itself sent.
     """
-    in_log = sum(sum(1 for _ in path.open("rb")) for path in _event_files(settings))
+    in_log = sum(_lines(path) for path in _event_files(settings))
     with raw_views(settings) as connection:
         row = connection.execute(
             "select count(*), count(distinct event_id) from events"
@@ -102,6 +102,11 @@ def an_answered_click(settings: Settings) -> str | None:
             "and rec_id is not null order by occurred_at, event_id limit 1"
         ).fetchone()
     return str(row[0]) if row else None
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _event_files(settings: Settings) -> list[Path]:

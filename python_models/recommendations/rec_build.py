@@ -11,20 +11,16 @@ def model(dbt, session):
     serving = "purpose = 'serving'"
     instant = frames.only_row(dbt.ref("int_as_of").filter(serving))
     vectors = dbt.ref("emb_item_vectors").filter(serving).sort("item_id")
+    neighbours = dbt.ref("emb_item_neighbours").filter(serving)
+    weights = dbt.ref("emb_item_weights").filter(serving)
     ranker = frames.arrow(dbt.ref("rank_ranker"))
     manifest = stages.write_build(
         settings.builds_dir,
         as_of=instant["as_of"],
         items=frames.arrow(dbt.ref("feat_items").sort("item_id")),
         vectors=frames.arrow(vectors),
-        neighbours=frames.arrow(
-            dbt.ref("emb_item_neighbours")
-            .filter(serving)
-            .sort("item_id", "neighbour_id")
-        ),
-        weights=frames.arrow(
-            dbt.ref("emb_item_weights").filter(serving).sort("item_id", "other_id")
-        ),
+        neighbours=frames.arrow(neighbours.sort("item_id", "neighbour_id")),
+        weights=frames.arrow(weights.sort("item_id", "other_id")),
         tastes=frames.arrow(dbt.ref("emb_tastes").sort("entity_type", "entity_id")),
         categories=frames.arrow(dbt.ref("dim_categories")),
         ranker=ranker["model"][0].as_py() if len(ranker) else None,
