@@ -73,7 +73,9 @@ def _arms(demo: Demo, last: int) -> dict[str, ArmFigures]:
 
 
 def _gain(key: str, demos: Mapping[str, Demo], last: int, goal: str) -> list[Figure]:
-    exploring, without = (total(demo.scores[-last:]) for demo in demos.values())
+    exploring, without = (
+        total(demos[arm].scores[-last:]) for arm in ("exploring", "without")
+    )
     found = gain(exploring, without, SEED)
     meaning = f"last {last} days: click-through with exploration over without, less 1"
     return [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -106,10 +107,11 @@ def retrieve(
         raise ValueError(f"{len(users)} users in one call; {MOST_ROWS} is the most.")
     n = wanted(build) if n is None else n
     consumed = distinct(pair_keys(rows_of(users.consumed_offsets), users.consumed))
-    related, relation = _related(users, build)
+    newest = _newest(users, build)
+    related, relation = _related(newest, build)
     allowed = ~contains(consumed, related)
     allowed &= (related & ORDINAL) < np.uint64(build.active_count)
-    predicted = _predicted(users, build)
+    predicted = _predicted(newest, len(users), build)
     popular = np.arange(build.active_count)
     found = [
         _Found(
@@ -159,9 +161,13 @@ def _quota(share: float, n: int) -> int:
     return int(share * n)
 
 
-def _newest(users: Users, build: Build) -> tuple[Ints, Ints, Floats]:
-    """Rows, ordinals and weights of what users engaged with last: halved every
-    ``recent_half_life`` places in the history, newest first."""
+_Newest: TypeAlias = tuple[Ints, Ints, Floats]
+"""Rows, ordinals and weights of what users engaged with last."""
+
+
+def _newest(users: Users, build: Build) -> _Newest:
+    """Weights are halved every ``recent_half_life`` places in the history, newest
+    first."""
     place = places_in(users.recent_offsets)
     kept = place < build.params.recent_items
     decay = 0.5 ** (
@@ -171,10 +177,10 @@ def _newest(users: Users, build: Build) -> tuple[Ints, Ints, Floats]:
     return rows_of(users.recent_offsets)[kept], users.recent[kept], weight
 
 
-def _related(users: Users, build: Build) -> tuple[Keys, Floats]:
+def _related(newest: _Newest, build: Build) -> tuple[Keys, Floats]:
     """Keys (row, ordinal), sorted, and scores of the neighbours of what users
     engaged with last: the weighted sum of similarities."""
-    rows, seeds, weight = _newest(users, build)
+    rows, seeds, weight = newest
     near = build.neighbours[seeds].astype(np.int64)
     score = build.neighbour_scores[seeds] * weight[:, None]
     present = near >= 0
@@ -202,17 +208,17 @@ def _best_related(keys: Keys, scores: Floats, rows: int, quota: int) -> _Found:
     return _Found(ITEM_ITEM, pair_keys(row[kept], item[kept]), ranks[kept])
 
 
-def _predicted(users: Users, build: Build) -> Floats:
+def _predicted(newest: _Newest, users: int, build: Build) -> Floats:
     """(users, weighed items): what the items that a user engaged with last weigh
     for each."""
-    rows, seeds, weight = _newest(users, build)
+    rows, seeds, weight = newest
     place = build.weighed_place[seeds]
     kept = place >= 0
-    newest = sp.csr_matrix(
-        (weight[kept], place[kept], offsets_of(rows[kept], len(users))),
-        shape=(len(users), len(build.weighed)),
+    taken = sp.csr_matrix(
+        (weight[kept], place[kept], offsets_of(rows[kept], users)),
+        shape=(users, len(build.weighed)),
     )
-    found: Floats = (newest @ build.weight_matrix).toarray()
+    found: Floats = (taken @ build.weight_matrix).toarray()
     return found
 
 
