@@ -53,8 +53,7 @@ INDEX_FILE = "items.usearch"
 NEIGHBOURS_FILE = "neighbours.npy"
 NEIGHBOUR_SCORES_FILE = "neighbour_scores.npy"
 WEIGHED_FILE = "weighed_items.npy"
-WEIGHED_OTHERS_FILE = "weighed_others.npy"
-WEIGHTS_FILE = "weights.npy"
+WEIGHTS_FILE = "weights.npz"
 TASTES_FILE = "item_tastes.npy"
 MEAN_TASTE_FILE = "mean_taste.npy"
 TRENDING_FILE = "trending.npy"
@@ -120,8 +119,8 @@ class Build:
     ``item_norms`` (items,): the vectors' lengths over the longest one's.
     ``neighbours`` (items, 50): ordinals, -1 where there are fewer.
     ``weighed`` (weighed items,): ordinals, rising, of those with EASE's weights;
-    ``weighed_others`` and ``weights`` (weighed items, most weights of one): places
-    in ``weighed``, -1 where there are fewer, and what an item weighs for them.
+    ``weights`` (weighed items, weighed items): what having taken the one weighs for
+    the other, float32.
     ``item_tastes`` (items, taste factors + 1): factors and bias, (items, 0) while
     no tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
     ``trending``, ``fresh``: ordinals of active items in that order.
@@ -138,8 +137,7 @@ class Build:
     neighbours: np.ndarray[Any, np.dtype[np.int32]]
     neighbour_scores: Floats
     weighed: Ints
-    weighed_others: np.ndarray[Any, np.dtype[np.int32]]
-    weights: Floats
+    weights: sp.csr_matrix
     item_tastes: Floats
     mean_taste: Floats
     trending: Ints
@@ -204,16 +202,6 @@ class Build:
         place = np.full(len(self.item_ids), -1)
         place[self.weighed] = np.arange(len(self.weighed))
         return place
-
-    @cached_property
-    def weight_matrix(self) -> sp.csr_matrix:
-        """(weighed items, weighed items), float32."""
-        row, at = np.nonzero(self.weighed_others >= 0)
-        return sp.csr_matrix(
-            (self.weights[row, at], (row, self.weighed_others[row, at])),
-            shape=(len(self.weighed), len(self.weighed)),
-            dtype=np.float32,
-        )
 
     @cached_property
     def under_shown(self) -> Bools:
@@ -338,8 +326,8 @@ def write_model(
     each ranked item feature (null: the registry's default). ``item_vectors``:
     item_id, vector. ``tastes``: the columns of ``tastes.TASTES``. ``neighbours``:
     item_id, neighbour_id, score (> 0); the 50 highest of an item count.
-    ``weights``: item_id, other_id, weight. The same
-    inputs give the same bytes, whatever the order of their rows.
+    ``weights``: item_id, other_id, weight. The same inputs give the same bytes,
+    whatever the order of their rows.
     """
     spec = Spec(
         surfaces=dict(surfaces),
@@ -354,7 +342,7 @@ def write_model(
     values, trending = _values(items, active, spec)
     vectors, norms = _aligned_vectors(item_vectors, item_ids)
     near, near_scores = _aligned_neighbours(neighbours, item_ids)
-    weighed, weighed_others, weight = _aligned_weights(weights, item_ids)
+    weighed, weight = _aligned_weights(weights, item_ids)
     category = positions(
         pa.array(categories, pa.string()), column(items, "category", pa.string())
     )
@@ -394,8 +382,7 @@ def write_model(
         np.save(folder / NEIGHBOURS_FILE, near)
         np.save(folder / NEIGHBOUR_SCORES_FILE, near_scores)
         np.save(folder / WEIGHED_FILE, weighed)
-        np.save(folder / WEIGHED_OTHERS_FILE, weighed_others)
-        np.save(folder / WEIGHTS_FILE, weight)
+        sp.save_npz(folder / WEIGHTS_FILE, weight, compressed=False)
         np.save(folder / TASTES_FILE, liked)
         np.save(folder / MEAN_TASTE_FILE, mean_taste)
         np.save(folder / TRENDING_FILE, trending)
@@ -449,8 +436,7 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         neighbours=arrays[NEIGHBOURS_FILE],
         neighbour_scores=arrays[NEIGHBOUR_SCORES_FILE],
         weighed=arrays[WEIGHED_FILE],
-        weighed_others=arrays[WEIGHED_OTHERS_FILE],
-        weights=arrays[WEIGHTS_FILE],
+        weights=sp.load_npz(folder / WEIGHTS_FILE),
         item_tastes=arrays[TASTES_FILE],
         mean_taste=arrays[MEAN_TASTE_FILE],
         trending=arrays[TRENDING_FILE],
@@ -570,37 +556,32 @@ def _aligned_neighbours(
     near = positions(item_ids, ids(neighbours, "neighbour_id"))
     score = numbers(neighbours, "score", 0.0)
     kept = (item >= 0) & (near >= 0) & (item != near) & (score > 0)
-    return _padded(item[kept], near[kept], score[kept], len(item_ids), MOST_NEIGHBOURS)
+    item, near, score = item[kept], near[kept], score[kept]
+    order = np.lexsort((near, -score, item))
+    item, near, score = item[order], near[order], score[order]
+    place = np.arange(len(item)) - np.searchsorted(item, item)
+    top = place < MOST_NEIGHBOURS
+    width = int(place[top].max()) + 1 if top.any() else 0
+    padded = np.full((len(item_ids), width), -1, np.int32)
+    scores = np.zeros((len(item_ids), width), np.float32)
+    padded[item[top], place[top]] = near[top]
+    scores[item[top], place[top]] = score[top]
+    return padded, scores
 
 
 def _aligned_weights(
     weights: pa.Table, item_ids: pa.Array
-) -> tuple[Ints, np.ndarray[Any, np.dtype[np.int32]], Floats]:
+) -> tuple[Ints, sp.csr_matrix]:
+    """Ordinals of the weighed items, and their weights for each other."""
     item = positions(item_ids, ids(weights, "item_id"))
     other = positions(item_ids, ids(weights, "other_id"))
     weight = numbers(weights, "weight", 0.0)
     kept = (item >= 0) & (other >= 0) & (item != other)
     item, other, weight = item[kept], other[kept], weight[kept]
     weighed = np.unique(np.concatenate([item, other]))
-    item, other = np.searchsorted(weighed, item), np.searchsorted(weighed, other)
-    return weighed, *_padded(item, other, weight, len(weighed), len(weighed))
-
-
-def _padded(
-    item: Ints, near: Ints, score: Doubles, items: int, most: int
-) -> tuple[np.ndarray[Any, np.dtype[np.int32]], Floats]:
-    """(items, as many as one has): the ``most`` highest of each, -1 and 0 where
-    there are fewer."""
-    order = np.lexsort((near, -score, item))
-    item, near, score = item[order], near[order], score[order]
-    place = np.arange(len(item)) - np.searchsorted(item, item)
-    top = place < most
-    width = int(place[top].max()) + 1 if top.any() else 0
-    padded = np.full((items, width), -1, np.int32)
-    scores = np.zeros((items, width), np.float32)
-    padded[item[top], place[top]] = near[top]
-    scores[item[top], place[top]] = score[top]
-    return padded, scores
+    at = (np.searchsorted(weighed, item), np.searchsorted(weighed, other))
+    shape = (len(weighed), len(weighed))
+    return weighed, sp.csr_matrix((weight, at), shape=shape, dtype=np.float32)
 
 
 def _fresh(items: pa.Table, active: int, as_of: datetime) -> Ints:

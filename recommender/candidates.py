@@ -218,7 +218,7 @@ def _predicted(newest: _Newest, users: int, build: Build) -> Floats:
         (weight[kept], place[kept], offsets_of(rows[kept], users)),
         shape=(users, len(build.weighed)),
     )
-    found: Floats = (taken @ build.weight_matrix).toarray()
+    found: Floats = (taken @ build.weights).toarray()
     return found
 
 
