@@ -6,7 +6,7 @@ Files come from outside this program: what breaks their contract raises
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ class BuildReader:
         array whose places are the build's ordinals."""
         found = pa.array([], pa.string())
         with self._parquet(builds.LISTS_FILE, ("item_ids",)) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=["item_ids"]):
+            for batch in _batches(file, ["item_ids"]):
                 items = _dictionary(batch.column("item_ids").flatten())
                 used = items.dictionary.take(pc.unique(items.indices).drop_null())
                 found = pc.unique(pa.concat_arrays([found, used]))
@@ -146,7 +146,7 @@ class BuildReader:
         name gives."""
         name, surfaces = builds.LISTS_FILE, set(self.manifest.surfaces)
         with self._parquet(name, _LIST_COLUMNS) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(_LIST_COLUMNS)):
+            for batch in _batches(file, _LIST_COLUMNS):
                 for column in _LIST_COLUMNS:
                     if batch.column(column).null_count:
                         raise self._invalid(name, f"has an empty {column}")
@@ -225,7 +225,7 @@ class BuildReader:
         name = _FEATURE_FILES[feature.entity_type]
         lengths: set[int] = {feature.width} if feature.width else set()
         with self._parquet(name, (feature.feature_name,)) as file:
-            for batch in file.iter_batches(columns=[feature.feature_name]):
+            for batch in _batches(file, [feature.feature_name]):
                 values = pc.list_value_length(batch.column(0))
                 lengths |= set(pc.unique(values.drop_null()).to_pylist())
         if len(lengths) > 1:
@@ -244,7 +244,7 @@ class BuildReader:
         name, entity = _FEATURE_FILES[entity_type], f"{entity_type}_id"
         columns = [entity, "as_of", *(feature.name for feature in layout.features)]
         with self._parquet(name, columns) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in _batches(file, columns):
                 for column in (entity, "as_of"):
                     if batch.column(column).null_count:
                         raise self._invalid(name, f"has an empty {column}")
@@ -290,6 +290,15 @@ class BuildReader:
 
     def _invalid(self, name: str, what: str) -> BuildInvalid:
         return BuildInvalid(f"{self._folder / name} {what}; run `dbt build` again.")
+
+
+def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[Any]:
+    """The rows of ``file``, no batch across row groups: each has a dictionary of
+    its own, and Arrow can't put two into one column of lists."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(
+            BATCH_ROWS, row_groups=[group], columns=list(columns)
+        )
 
 
 def _dictionary(values: Any) -> Any:

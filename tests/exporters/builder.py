@@ -62,11 +62,13 @@ def write_build(
     surfaces: Sequence[str] = ("homepage",),
     users: Iterable[Mapping[str, Any]] = (),
     items: Iterable[Mapping[str, Any]] = (),
+    row_group: int | None = None,
 ) -> str:
     """Write the part ``lists/`` of a build; returns its id.
 
     ``lists`` are the users' items, best first, the same on every surface;
     ``users`` and ``items`` feature rows, what a row leaves out being null.
+    ``row_group``: rows of each group of a file, all of them by default.
     """
     build_id = str(BuildId(model_version, as_of))
     rows = [
@@ -81,7 +83,7 @@ def write_build(
         builds.USER_FEATURES_FILE: features_table("user", users, as_of),
         builds.ITEM_FEATURES_FILE: features_table("item", items, as_of),
     }
-    return write_tables(settings, build_id, tables, surfaces)
+    return write_tables(settings, build_id, tables, surfaces, row_group)
 
 
 def write_tables(
@@ -89,6 +91,7 @@ def write_tables(
     build_id: str,
     tables: Mapping[str, pa.Table],
     surfaces: Sequence[str] = ("homepage",),
+    row_group: int | None = None,
 ) -> str:
     """The part ``lists/`` with exactly these tables, right or wrong."""
     parsed = BuildId.parse(build_id)
@@ -104,7 +107,7 @@ def write_tables(
     )
     with builds.write_part(settings.builds_dir, builds.LISTS, manifest) as folder:
         for name, table in tables.items():
-            pq.write_table(table, folder / name)
+            pq.write_table(table, folder / name, row_group_size=row_group)
     return build_id
 
 

@@ -79,10 +79,12 @@ def test_lists_come_out_as_ordinals_in_byte_order(settings: Settings) -> None:
     assert others.scores.tolist() == [score(0), score(1), score(2), score(0)]
 
 
-def test_ordinals_hold_over_batches(settings: Settings) -> None:
-    """Each batch has a dictionary of its own; the build has one."""
+@pytest.mark.parametrize("row_group", [None, 1000])
+def test_ordinals_hold_over_batches(settings: Settings, row_group: int | None) -> None:
+    """Each row group has a dictionary of its own; the build has one."""
     lists = {f"u{n}": [f"i{n % 7}", f"i{n % 11}"] for n in range(BATCH_ROWS + 10)}
-    build = open_build(settings, write_build(settings, AS_OF, lists))
+    build_id = write_build(settings, AS_OF, lists, row_group=row_group)
+    build = open_build(settings, build_id)
     items = build.item_ids()
     names = items.to_pylist()
     assert names == sorted(names)
