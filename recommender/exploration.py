@@ -25,13 +25,12 @@ So each has its chance of being seen, even where no source brings it to anyone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feedloop.contracts.lists import EXPECTED
 from recommender.arrays import (
+    NOTHING,
     Bools,
     Doubles,
     Floats,
@@ -44,10 +43,8 @@ from recommender.arrays import (
 from recommender.build import Build
 from recommender.candidates import Candidates
 from recommender.pairs import pair_keys
-from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, choose, held
+from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, choose, whole
 from recommender.users import Users
-
-_T = TypeVar("_T", bound=np.generic)
 
 REACH = 1_000
 """Where a user's stretch begins is drawn apart from the slots' draws."""
@@ -69,15 +66,28 @@ class Explored:
 class _Order:
     """In which order a user's candidates come into the pool of a slot.
 
-    All (users, as many as the pools of all slots can ask for): columns of the grid
-    (-1: no more with few impressions), their categories, their weights in a draw
-    and their click-through.
+    All (users, as many as the pools of all slots can ask for): which there are (the
+    others have too many impressions), their cells in (users, columns of the grid)
+    and those of their categories in (users, categories), their weights in a draw and
+    their click-through.
     """
 
-    columns: Ints
+    known: Bools
+    cells: Ints
     categories: Ints
     weights: Doubles
     rates: Doubles
+
+    def first(self, rows: Ints, count: int) -> _Order:
+        """The first ``count`` of ``rows``, distinct ones."""
+        part = (whole(rows, len(self.known)), slice(count))
+        return _Order(
+            self.known[part],
+            self.cells[part],
+            self.categories[part],
+            self.weights[part],
+            self.rates[part],
+        )
 
 
 def within_reach(users: Users, build: Build, noise: Keys) -> tuple[Ints, Ints]:
@@ -120,26 +130,25 @@ def explore(
     params = build.params
     order = _order(grid, candidates, bounds, build, params.explore_pool + length)
 
-    def fill_slot(position: int, rows: Ints, columns: Ints, free: Bools) -> Ints:
-        start = position - SLOT
-        full = _full(grid, columns[:, start : start + BLOCK], cap)
+    def fill_slot(position: int, rows: Ints, full: Bools, free: Bools) -> Ints:
         # no more than these can be in the list or in the pool by now
-        first = slice(params.explore_pool + start + BLOCK)
-        offered = order.columns[rows, first]
-        left = (offered != EMPTY) & free[rows[:, None], offered]
+        offered = order.first(rows, params.explore_pool + position - SLOT + BLOCK)
+        left = offered.known & free.ravel().take(offered.cells)
         left &= np.cumsum(left, axis=1) <= params.explore_pool
-        roomy = left & ~full[rows[:, None], order.categories[rows, first]]
+        roomy = left & ~full.ravel().take(offered.categories)
         allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
-        chance = chances(order.weights[rows, first], allowed, floor[rows])
+        count = allowed.sum(axis=1)
+        chance = chances(offered.weights, allowed, floor[rows])
         drawn = _draw(chance, uniform(noise[rows], position // BLOCK))
-        some = allowed.any(axis=1)
-        chosen = offered[np.arange(len(rows)), drawn]
+        cell = (np.arange(len(rows)), drawn)
+        chosen = offered.cells[cell] - rows * grid.at.shape[1]
+        some = count > 0
         chosen[~some] = _best(grid, free, full, rows[~some])
         at = rows[some]
         told.explored[at, position] = True
-        told.pool_sizes[at, position] = allowed.sum(axis=1)[some]
-        told.propensities[at, position] = chance[np.arange(len(rows)), drawn][some]
-        expected = _expected(order.rates[rows, first], allowed, chance, drawn)
+        told.pool_sizes[at, position] = count[some]
+        told.propensities[at, position] = chance[cell][some]
+        expected = _expected(offered.rates, allowed, chance, drawn, count)
         told.expectations[at, position] = expected[some]
         return chosen
 
@@ -190,7 +199,7 @@ def weights_of(bounds: Doubles, temperature: float) -> Doubles:
 
 def chances(weights: Doubles, allowed: Bools, floor: Doubles) -> Doubles:
     """(users, pool): the probability of each; zero where it isn't allowed."""
-    weights = np.where(allowed, weights, 0)
+    weights = allowed * weights
     total = weights.sum(axis=1)
     count = allowed.sum(axis=1)
     softmax = np.divide(1 - floor, total, out=np.zeros_like(total), where=total > 0)
@@ -217,30 +226,30 @@ def mix(values: Keys) -> Keys:
 def _order(
     grid: Grid, candidates: Candidates, bounds: Doubles, build: Build, most: int
 ) -> _Order:
-    item = candidates.item[grid.at]
-    eligible = (grid.at != EMPTY) & build.under_shown[item]
-    bounds = np.where(eligible, bounds[grid.at], -np.inf)
-    column = np.arange(grid.at.shape[1], dtype=np.uint64)
-    reached = column >= grid.ranked.astype(np.uint64)[:, None]
-    first = np.where(eligible & reached, np.inf, bounds).astype(np.float32)
-    keys = (descending(first) << np.uint64(32)) | column
+    users, width = grid.at.shape
+    eligible = build.under_shown.take(candidates.item)
+    first = np.where(candidates.sourced, bounds, np.inf).astype(np.float32)
+    keys = np.where(eligible, descending(first) << np.uint64(32), NOTHING)
+    keys = np.where(grid.at == EMPTY, NOTHING, keys[grid.at])
+    keys |= np.arange(width, dtype=np.uint64)
     keys.sort(axis=1)
-    best = (keys[:, :most] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    known = np.asarray(np.take_along_axis(eligible, best, axis=1))
     # of one width whatever the batch, so that sums over a row are too
-    shape = (len(keys), most)
-
-    def padded(values: NDArray[_T], empty: float) -> NDArray[_T]:
-        wide = np.full(shape, empty, values.dtype)
-        theirs = np.take_along_axis(values, best, axis=1)
-        wide[:, : best.shape[1]] = np.where(known, theirs, empty)
-        return wide
-
+    best = np.full((users, most), NOTHING)
+    best[:, :width] = keys[:, :most]
+    known = best >> np.uint64(32) != NOTHING >> np.uint64(32)
+    row = np.arange(users)[:, None]
+    cells = np.where(known, (best & np.uint64(0xFFFFFFFF)).astype(np.int64), 0)
+    cells += row * width
+    at = np.where(known, grid.at.ravel().take(cells), 0)
+    item = candidates.item.take(at)
+    category = grid.category.ravel().take(cells)
+    bounds = np.where(known, bounds.take(at), -np.inf)
     return _Order(
-        columns=padded(np.broadcast_to(column.astype(np.int64), eligible.shape), EMPTY),
-        categories=padded(grid.category, 0),
-        weights=weights_of(padded(bounds, -np.inf), build.params.explore_temperature),
-        rates=padded(build.click_through[item], 0),
+        known=known,
+        cells=cells,
+        categories=category + row * grid.categories,
+        weights=weights_of(bounds, build.params.explore_temperature),
+        rates=np.where(known, build.click_through.take(item), 0),
     )
 
 
@@ -252,25 +261,19 @@ def _draw(chance: Doubles, uniforms: Doubles) -> Ints:
     return drawn
 
 
-def _expected(rates: Doubles, allowed: Bools, chance: Doubles, drawn: Ints) -> Doubles:
+def _expected(
+    rates: Doubles, allowed: Bools, chance: Doubles, drawn: Ints, count: Ints
+) -> Doubles:
     """(users, EXPECTED): the rate of what was drawn, the mean by chance, and
-    the plain mean of what was allowed."""
-    count = np.maximum(allowed.sum(axis=1), 1)
+    the plain mean of the ``count`` that were allowed."""
     return np.stack(
         [
             rates[np.arange(len(rates)), drawn],
             (chance * rates).sum(axis=1),
-            np.where(allowed, rates, 0).sum(axis=1) / count,
+            (allowed * rates).sum(axis=1) / np.maximum(count, 1),
         ],
         axis=1,
     )
-
-
-def _full(grid: Grid, block: Ints, cap: int) -> Bools:
-    """(users, categories): of which ``block`` (columns) has its share."""
-    row, place = np.nonzero(block != EMPTY)
-    count = held(grid, row, block[row, place])
-    return count >= (cap or BLOCK)
 
 
 def _best(grid: Grid, free: Bools, full: Bools, rows: Ints) -> Ints:

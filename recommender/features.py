@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from recommender.arrays import Floats, Ints, descending, offsets_of
+from recommender.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    descending,
+    offsets_of,
+    sorted_rows,
+)
 from recommender.build import CROSS_FEATURES, RANK_OFFSET, Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates
 from recommender.users import Users
@@ -29,16 +36,15 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
     matrix = np.empty((len(row), len(build.feature_names)), np.float32)
     of_user = users.features.shape[1]
     of_item = width_before(build)
-    lengths = np.diff(candidates.offsets)
-    matrix[:, :of_user] = np.repeat(users.features, lengths, axis=0)
-    matrix[:, of_user:of_item] = build.item_values[item]
+    matrix[:, :of_user] = users.features.take(row, axis=0)
+    matrix[:, of_user:of_item] = build.item_values.take(item, axis=0)
 
-    has_cosine = users.has_vector[row] & build.has_vector[item]
-    category = build.item_category[item]
+    has_cosine = users.has_vector.take(row) & build.has_vector.take(item)
+    category = build.item_category.take(item)
     cross: dict[str, Floats] = {
         "als_cosine": candidates.als_cosine,
         "als_reciprocal_rank": _reciprocal_rank(
-            candidates, candidates.als_cosine * build.item_norms[item], has_cosine
+            candidates, candidates.als_cosine * build.item_norms.take(item), has_cosine
         ),
         "item_item_score": candidates.item_item_score,
         "item_item_reciprocal_rank": _reciprocal_rank(
@@ -55,38 +61,35 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
     for name, values in cross.items():
         matrix[:, offset + CROSS_FEATURES.index(name)] = values
     first = offset + CROSS_FEATURES.index(f"from_{SOURCES[0]}")
-    matrix[:, first : first + len(SOURCES)] = candidates.ranks != NO_RANK
+    brought = (candidates.ranks != NO_RANK).astype(np.float32)
+    matrix[:, first : first + len(SOURCES)] = brought
     return matrix
 
 
-def _reciprocal_rank(
-    candidates: Candidates,
-    score: Floats,
-    ranked: np.ndarray[tuple[int], np.dtype[np.bool_]],
-) -> Floats:
+def _reciprocal_rank(candidates: Candidates, score: Floats, ranked: Bools) -> Floats:
     """Reciprocal rank by ``score`` among those of the user's ``ranked`` candidates
     that a source brought: what else was asked for moves nobody's rank."""
     found = np.zeros(len(score), np.float32)
     at = np.flatnonzero(ranked)
     row = candidates.row[at]
-    key = (
-        (row.astype(np.uint64) << np.uint64(55))
-        | (descending(score[at]) << np.uint64(23))
-        | np.arange(len(at), dtype=np.uint64)
-    )
-    order = (np.sort(key) & np.uint64((1 << 23) - 1)).astype(np.int64)
+    offsets = offsets_of(row, len(candidates.offsets) - 1)
+    start = candidates.offsets.take(row)
+    keys = descending(score[at]) << np.uint64(32) | (at - start).astype(np.uint64)
+    order = (sorted_rows(keys, offsets) & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    order += start
     before: Ints = np.zeros(len(at) + 1, np.int64)
-    np.cumsum(candidates.sourced[at[order]], out=before[1:])
-    first = offsets_of(row, len(candidates.offsets) - 1)
-    rank = before[:-1] - before[first][row]
-    found[at[order]] = RANK_OFFSET / (RANK_OFFSET + rank)
+    np.cumsum(candidates.sourced.take(order), out=before[1:])
+    rank = before[:-1] - before[offsets].take(row)
+    found[order] = RANK_OFFSET / (RANK_OFFSET + rank)
     return found
 
 
 def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
     if users.affinity.shape[1] == 0:
         return np.zeros(len(row), np.float32)
-    return np.where(category >= 0, users.affinity[row, category], np.float32(0))
+    place = row * users.affinity.shape[1] + category
+    known = users.affinity.ravel().take(np.maximum(place, 0))
+    return np.where(category >= 0, known, np.float32(0))
 
 
 def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from feedloop.contracts.seeds import Surface
-from recommender.arrays import Floats, Ints, Keys, places_in
+from recommender.arrays import Floats, Ints, Keys
 from recommender.build import Build
 from recommender.candidates import SOURCES, Candidates
 from recommender.explanations import EXPLAINED
@@ -72,10 +72,11 @@ def rank(
         lists = choose(grid, length, cap)
         drawn = nothing_explored(len(users), length)
     filled = lists.columns >= 0
-    at = grid.at[np.nonzero(filled)[0], lists.columns[filled]]
+    row, position = np.nonzero(filled)
+    at = grid.at[row, lists.columns[row, position]]
     lengths = filled.sum(axis=1)
     explained = np.minimum(lengths, EXPLAINED)
-    first = places_in(np.append(0, np.cumsum(lengths))) < np.repeat(explained, lengths)
+    listed = features.take(at, axis=0)
     return Ranked(
         lengths=lengths,
         items=candidates.item[at],
@@ -83,9 +84,9 @@ def rank(
         sources=np.where(drawn.explored[filled], len(SOURCES), candidates.source[at]),
         propensities=drawn.propensities[filled],
         pool_sizes=drawn.pool_sizes[filled],
-        expectations=drawn.expectations[filled],
+        expectations=drawn.expectations[row, position],
         explained=explained,
-        to_explain=features[at[first]],
+        to_explain=listed[position < EXPLAINED],
         user_values=users.features,
-        candidate_values=features[at, width_before(build) :],
+        candidate_values=listed[:, width_before(build) :],
     )

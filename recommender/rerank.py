@@ -12,17 +12,19 @@ blocks would else leave it only what nobody wants.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from recommender.arrays import (
+    NOTHING,
     Bools,
     Floats,
     Ints,
     descending,
     offsets_of,
+    padded_rows,
     places_in,
 )
 from recommender.candidates import Candidates
@@ -60,35 +62,32 @@ class Lists:
     length: Ints
 
 
-FillSlot: TypeAlias = Callable[[int, Ints, Ints, Bools], Ints]
+FillSlot: TypeAlias = Callable[[int, Ints, Bools, Bools], Ints]
 """What stands in the slot at a position of the list: from that position, the rows
-(some of the users) whose slot it is, the ``columns`` of all lists so far, and which
-(users, columns) are in none yet, to one free column for each of the rows."""
+(some of the users) whose slot it is, which (users, categories) have their share of
+the block already, and which (users, columns) are in no list yet, to one free column
+for each of the rows."""
 
 
 def sort_candidates(
     candidates: Candidates, scores: Floats, item_category: Ints, categories: int
 ) -> Grid:
     """Candidates by falling score; ties by ordinal, the more popular first."""
-    sourced = candidates.sourced
-    lengths = np.diff(candidates.offsets)
-    shape = (len(lengths), int(lengths.max(initial=0)))
-    row, column = candidates.row, places_in(candidates.offsets)
-    nothing = np.iinfo(np.uint64).max
-    keys = np.full(shape, nothing, np.uint64)
-    keys[row, column] = (
+    sourced, offsets = candidates.sourced, candidates.offsets
+    keys = padded_rows(
         (~sourced).astype(np.uint64) << np.uint64(63)
         | descending(scores) << np.uint64(31)
-        | column.astype(np.uint64)
+        | places_in(offsets).astype(np.uint64),
+        offsets,
     )
     keys.sort(axis=1)
-    filled = keys != nothing
-    at = (keys & np.uint64(0x7FFFFFFF)).astype(np.int64) + candidates.offsets[:-1, None]
-    at = np.where(filled, at, EMPTY)
-    category = np.full(shape, categories)
-    category[filled] = item_category[candidates.item[at[filled]]]
+    filled = keys != NOTHING
+    at = (keys & np.uint64(0x7FFFFFFF)).astype(np.int64) + offsets[:-1, None]
+    at[~filled] = EMPTY
+    category = np.full(at.shape, categories)
+    category[filled] = item_category.take(candidates.item.take(at[filled]))
     category[category < 0] = categories
-    ranked = np.bincount(row[sourced], minlength=len(lengths))
+    ranked = np.bincount(candidates.row[sourced], minlength=len(at))
     return Grid(at, ranked, category, _places_by_category(category), categories + 1)
 
 
@@ -101,87 +100,110 @@ def choose(
     ``cap`` 0 is no cap. For each slot there is a free candidate.
     """
     rows, width = grid.at.shape
-    ranked = np.arange(width) < grid.ranked[:, None]
-    free = grid.at != EMPTY
-    grid = replace(grid, place=grid.place.copy())
+    cap = cap or BLOCK
+    pool = _Pool(
+        ranked=np.arange(width) < grid.ranked[:, None],
+        free=grid.at != EMPTY,
+        place=grid.place.copy(),
+        cell=grid.category + np.arange(rows)[:, None] * grid.categories,
+        room=np.full((rows, grid.categories), cap),
+    )
     reach = np.minimum(grid.ranked, length)
     columns = np.full((rows, length), EMPTY)
-    cap = cap or BLOCK
-    taken = np.zeros((rows, grid.categories), np.int64)
     for start in range(0, int(reach.max(initial=0)), BLOCK):
-        size = np.clip(reach - start, 0, BLOCK)
+        size = np.maximum(np.minimum(reach - start, BLOCK), 0)
         slot = (size > SLOT) & (fill_slot is not None)
-        row, column, order = _block(grid, free & ranked, taken, size - slot, cap)
-        free[row, column] = False
+        row, column, order = pool.block(size - slot)
         columns[row, start + order + (slot[row] & (order >= SLOT))] = column
-        taken += held(grid, row, column)
+        held = pool.take(row, column)
         slotted = np.flatnonzero(slot)
         if fill_slot is None or len(slotted) == 0:
             continue
-        drawn = fill_slot(start + SLOT, slotted, columns, free)
+        drawn = fill_slot(start + SLOT, slotted, held >= cap, pool.free)
         columns[slotted, start + SLOT] = drawn
-        free[slotted, drawn] = False
-        # what is behind it in its category moves up, as if it had never been there
-        category = grid.category[slotted]
-        alike = category == grid.category[slotted, drawn][:, None]
-        grid.place[slotted] -= alike & (np.arange(width) > drawn[:, None])
+        pool.take_out(slotted, drawn)
     return Lists(columns, reach)
 
 
-def _block(
-    grid: Grid, free: Bools, taken: Ints, wanted: Ints, cap: int
-) -> tuple[Ints, Ints, Ints]:
-    """Row, column and order (from 0) of the ``wanted`` of each row.
+@dataclass(frozen=True)
+class _Pool:
+    """What is left to choose from, changed in place.
 
-    Nearly always they stand close behind the first free column, so the columns
-    are looked at a few at a time, and only for the rows that lack some.
+    All (users, candidates): which come from a source, which are in no list yet,
+    the place of each within its category and the cell of that in ``room`` (users,
+    categories), the places of each category that the next block may reach.
     """
-    found: list[tuple[Ints, Ints]] = []
-    open_ = np.flatnonzero(wanted)
-    lacking = wanted[open_]
-    start, width = int(free.argmax(axis=1).min(initial=0)), 4 * BLOCK
-    while len(open_) and start < free.shape[1]:
-        part = slice(start, start + width)
-        below = (
-            grid.place[open_, part]
-            < (taken[open_] + cap)[
-                np.arange(len(open_))[:, None], grid.category[open_, part]
-            ]
+
+    ranked: Bools
+    free: Bools
+    place: Ints
+    cell: Ints
+    room: Ints
+
+    def take(self, row: Ints, column: Ints) -> Ints:
+        """Into the block; gives (users, categories) how many of each it has."""
+        self.free[row, column] = False
+        held: Ints = np.bincount(self.cell[row, column], minlength=self.room.size)
+        held = held.reshape(self.room.shape)
+        np.add(self.room, held, out=self.room)
+        return held
+
+    def take_out(self, row: Ints, column: Ints) -> None:
+        """Into a slot; what is behind it in its category moves up, as if it had
+        never been there."""
+        self.free[row, column] = False
+        behind = slice(int(column.min()) + 1, None)
+        rows = whole(row, len(self.free))
+        moved = self.cell[rows, behind] == self.cell[row, column][:, None]
+        moved &= np.arange(self.free.shape[1])[behind] > column[:, None]
+        self.place[rows, behind] -= moved
+
+    def block(self, wanted: Ints) -> tuple[Ints, Ints, Ints]:
+        """Row, column and order (from 0) of the ``wanted`` of each row.
+
+        Nearly always they stand close behind the first free column, so the columns
+        are looked at a few at a time, and only for the rows that lack some.
+        """
+        free = self.free & self.ranked
+        found: list[tuple[Ints, Ints]] = []
+        open_ = np.flatnonzero(wanted)
+        lacking = wanted[open_]
+        start, width = int(free.argmax(axis=1).min(initial=0)), 4 * BLOCK
+        while len(open_) and start < free.shape[1]:
+            part = slice(start, start + width)
+            rows = whole(open_, len(free))
+            room = self.room.ravel().take(self.cell[rows, part])
+            row, column = _first(
+                free[rows, part] & (self.place[rows, part] < room), lacking
+            )
+            found.append((open_[row], column + start))
+            lacking = lacking - np.bincount(row, minlength=len(open_))
+            open_, lacking = open_[lacking > 0], lacking[lacking > 0]
+            start, width = start + width, 2 * width
+        if len(open_):
+            for row, column in found:
+                free[row, column] = False
+            row, column = _first(free[open_], lacking)
+            found.append((open_[row], column))
+        keys = np.concatenate(
+            [np.zeros(0, np.int64)]
+            + [row * free.shape[1] + column for row, column in found]
         )
-        row, column = _first(free[open_, part] & below, lacking)
-        found.append((open_[row], column + start))
-        lacking = lacking - np.bincount(row, minlength=len(open_))
-        open_, lacking = open_[lacking > 0], lacking[lacking > 0]
-        start, width = start + width, 2 * width
-    if len(open_):
-        rest = free[open_]
-        for row, column in found:
-            at = np.searchsorted(open_, row)
-            at[at == len(open_)] = 0
-            here = open_[at] == row
-            rest[at[here], column[here]] = False
-        row, column = _first(rest, lacking)
-        found.append((open_[row], column))
-    keys = np.concatenate(
-        [np.zeros(0, np.int64)]
-        + [row * free.shape[1] + column for row, column in found]
-    )
-    row, column = np.divmod(np.sort(keys), max(free.shape[1], 1))
-    return row, column, places_in(offsets_of(row, len(free)))
+        row, column = np.divmod(np.sort(keys), max(free.shape[1], 1))
+        return row, column, places_in(offsets_of(row, len(free)))
+
+
+def whole(rows: Ints, count: int) -> Ints | slice:
+    """``rows``, distinct ones, or where they are all of ``count`` the slice that
+    says so and copies nothing."""
+    return slice(None) if len(rows) == count else rows
 
 
 def _first(allowed: Bools, wanted: Ints) -> tuple[Ints, Ints]:
     """Row and column of the first ``wanted`` of each row that are allowed."""
-    row, column = np.nonzero(allowed)
-    kept = places_in(offsets_of(row, len(allowed))) < wanted[row]
-    return row[kept], column[kept]
-
-
-def held(grid: Grid, row: Ints, column: Ints) -> Ints:
-    """(users, categories): how many of ``row`` and ``column`` are of each."""
-    cell = row * grid.categories + grid.category[row, column]
-    count: Ints = np.bincount(cell, minlength=len(grid.at) * grid.categories)
-    return count.reshape(len(grid.at), grid.categories)
+    reached = np.cumsum(allowed, axis=1) <= wanted[:, None]
+    row, column = np.nonzero(allowed & reached)
+    return row, column
 
 
 def _places_by_category(category: Ints) -> Ints:
@@ -193,6 +215,8 @@ def _places_by_category(category: Ints) -> Ints:
     new = np.ones((rows, width), np.bool_)
     new[:, 1:] = sorted_category[:, 1:] != sorted_category[:, :-1]
     start = np.maximum.accumulate(np.where(new, column, 0), axis=1)
-    place = np.empty((rows, width), np.int64)
-    np.put_along_axis(place, sorted_column, column - start, axis=1)
-    return place
+    place = np.empty(rows * width, np.int64)
+    place[(sorted_column + np.arange(rows)[:, None] * width).ravel()] = (
+        column - start
+    ).ravel()
+    return place.reshape(rows, width)

@@ -70,16 +70,18 @@ def test_position_eight_of_each_block_is_filled_when_the_block_stands() -> None:
     seen = []
 
     def last(
-        position: int, rows: np.ndarray, columns: np.ndarray, free: np.ndarray
+        position: int, rows: np.ndarray, full: np.ndarray, free: np.ndarray
     ) -> np.ndarray:
-        seen.append((position, rows.tolist(), columns[0].tolist(), int(free[0].sum())))
+        left = np.flatnonzero(free[0]).tolist()
+        seen.append((position, rows.tolist(), full[0].tolist(), left))
         return free.shape[1] - 1 - np.argmax(free[rows, ::-1], axis=1)
 
-    lists = choose(grid, length=20, cap=0, fill_slot=last)
+    lists = choose(grid, length=20, cap=9, fill_slot=last)
     first = [*range(7), 29, 7, 8]
+    full = [True, False, False, False]
     assert seen == [
-        (7, [0], [*range(7), -1, 7, 8, *[-1] * 10], 21),
-        (17, [0], [*first, *range(9, 16), -1, 16, 17], 11),
+        (7, [0], full, list(range(9, 30))),
+        (17, [0], full, list(range(18, 29))),
     ]
     assert places(grid, lists.columns, 0) == [*first, *range(9, 16), 28, 16, 17]
     assert places(grid, lists.columns, 1)[:7] == list(range(7))
@@ -92,7 +94,7 @@ def test_an_item_taken_by_a_slot_leaves_its_categorys_share_of_later_blocks() ->
     grid = grid_of([rows])
 
     def seventh(
-        position: int, rows: np.ndarray, columns: np.ndarray, free: np.ndarray
+        position: int, rows: np.ndarray, full: np.ndarray, free: np.ndarray
     ) -> np.ndarray:
         return np.where(position < BLOCK, 6, np.argmax(free[rows], axis=1))
 
@@ -166,7 +168,7 @@ def test_whole_blocks_are_chosen_as_one_position_at_a_time_would(
     grid = grid_of(rows)
 
     def fill(
-        position: int, rows: np.ndarray, columns: np.ndarray, free: np.ndarray
+        position: int, rows: np.ndarray, full: np.ndarray, free: np.ndarray
     ) -> np.ndarray:
         assert salt is not None
         every = [np.flatnonzero(one).tolist() for one in free[rows]]
