@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[float, ...]] = {
     "als_alpha": (1.0, 2.0, 5.0, 10.0, 20.0),
     "item_item_half_life": (2.0, 5.0, 10.0, 20.0),
     "item_item_shrinkage": (2.0, 10.0, 30.0, 100.0),
+    "ease_regularization": (50.0, 100.0, 200.0, 500.0, 1000.0),
 }
 """What is tried, by the name of the variable of the dbt project."""
 
@@ -103,6 +104,7 @@ def variables_of(recipe: Recipe) -> dict[str, float]:
         "als_alpha": recipe.als.alpha,
         "item_item_half_life": recipe.item_item.half_life,
         "item_item_shrinkage": recipe.item_item.shrinkage,
+        "ease_regularization": recipe.ease.regularization,
     }
 
 
@@ -120,6 +122,9 @@ def with_variables(recipe: Recipe, variables: dict[str, float]) -> Recipe:
             recipe.item_item,
             half_life=variables["item_item_half_life"],
             shrinkage=variables["item_item_shrinkage"],
+        ),
+        ease=msgspec.structs.replace(
+            recipe.ease, regularization=variables["ease_regularization"]
         ),
     )
 
