@@ -127,6 +127,8 @@ def explore(
     slot, with probability 1.
     """
     told = nothing_explored(len(grid.at), length)
+    if len(candidates) == 0:
+        return choose(grid, length, cap), told
     params = build.params
     order = _order(grid, candidates, bounds, build, params.explore_pool + length)
 
@@ -136,12 +138,13 @@ def explore(
         left = offered.known & free.ravel().take(offered.cells)
         left &= np.cumsum(left, axis=1) <= params.explore_pool
         roomy = left & ~full.ravel().take(offered.categories)
-        allowed = np.where(roomy.any(axis=1)[:, None], roomy, left)
+        some_roomy: Bools = np.any(roomy, axis=1)
+        allowed = np.where(some_roomy[:, None], roomy, left)
         count = allowed.sum(axis=1)
         chance = chances(offered.weights, allowed, floor[rows])
         drawn = _draw(chance, uniform(noise[rows], position // BLOCK))
         cell = (np.arange(len(rows)), drawn)
-        chosen = offered.cells[cell] - rows * grid.at.shape[1]
+        chosen: Ints = offered.cells[cell] - rows * grid.at.shape[1]
         some = count > 0
         chosen[~some] = _best(grid, free, full, rows[~some])
         at = rows[some]

@@ -22,6 +22,7 @@ from recommender.arrays import (
     Bools,
     Floats,
     Ints,
+    Keys,
     descending,
     offsets_of,
     padded_rows,
@@ -74,13 +75,10 @@ def sort_candidates(
 ) -> Grid:
     """Candidates by falling score; ties by ordinal, the more popular first."""
     sourced, offsets = candidates.sourced, candidates.offsets
-    keys = padded_rows(
-        (~sourced).astype(np.uint64) << np.uint64(63)
-        | descending(scores) << np.uint64(31)
-        | places_in(offsets).astype(np.uint64),
-        offsets,
-    )
-    keys.sort(axis=1)
+    keys: Keys = (~sourced).astype(np.uint64) << np.uint64(63)
+    keys |= descending(scores) << np.uint64(31)
+    keys |= places_in(offsets).astype(np.uint64)
+    keys = np.sort(padded_rows(keys, offsets), axis=1)
     filled = keys != NOTHING
     at = (keys & np.uint64(0x7FFFFFFF)).astype(np.int64) + offsets[:-1, None]
     at[~filled] = EMPTY

@@ -8,58 +8,36 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from feedloop.contracts import builds
-from feedloop.contracts.kernel import LIST_COLUMNS
-from feedloop.contracts.lists import (
-    FEATURE_LOG_ITEMS_SCHEMA,
-    FEATURE_LOG_SCHEMA,
-    LISTS_SCHEMA,
-    BuildId,
-)
 from feedloop.contracts.seeds import EventType, Feature, Surface
 from recommender import priors, quotas
-from recommender.arrays import vectors as float_lists
-from recommender.build import (
-    candidate_features,
-    model_version_of,
-    open_model,
-    write_model,
-)
+from recommender.build import candidate_features, open_model
+from recommender.build_writer import model_version_of, write_model
 from recommender.ease import EaseParams, train_weights
-from recommender.embeddings import (
-    AlsParams,
-    fold_in_users,
-    map_cold_items,
-)
+from recommender.embeddings import AlsParams, fold_in_users, map_cold_items
 from recommender.examples import aligned
 from recommender.history import read_history
 from recommender.inner_split import split
 from recommender.item_item import ItemItemParams, train_neighbours
-from recommender.kernel import (
-    TRAINING_COLUMNS,
-    USERS_A_BATCH,
-    ListKernel,
-    rebatched,
-)
+from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
 from recommender.tastes import TASTES, TasteParams, learn_tastes
 from recommender.trend import TrendParams, best_half_life
 
 SERVING, TRAINING = "serving", "training"
+
 OUTGROWN = 1.5
 """So many times the examples it learned from, and a ranker is trained again."""
+
 MOST_WITHOUT_FACTORS = 0.1
 """Of the items with interactions: beyond this share factors are trained again."""
 
@@ -474,122 +452,3 @@ def build_row(manifest: builds.Manifest) -> pa.Table:
         "items": manifest.counts["items"],
     }
     return pa.Table.from_pylist([row], BUILD_SCHEMA)
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Lists (LIST_COLUMNS) for batches of kernel users with a column ``surface``
-    that names their list's: of a build, a seed and those rows alone, so that it
-    is the same wherever it runs. It opens the build when first asked.
-
-    ``threads`` (0: all that this process may use) changes the time only.
-    """
-
-    builds_dir: Path
-    build_id: str
-    seed: int
-    threads: int = 0
-
-    schema = LIST_COLUMNS
-
-    @cached_property
-    def _kernel(self) -> ListKernel:
-        build = open_model(self.builds_dir, self.build_id)
-        return ListKernel(build, seed=self.seed, threads=self.threads)
-
-    def on_one_thread(self) -> Scorer:
-        """The same, to run beside others; small, for nothing is opened yet."""
-        return replace(self, threads=1)
-
-    def __call__(self, users: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in rebatched(users, USERS_A_BATCH):
-            for surface in pc.unique(batch["surface"]).to_pylist():
-                rows = batch.filter(pc.equal(batch["surface"], surface))
-                yield self._kernel.lists(rows, surface)
-
-    def cold_lists(self, surfaces: Mapping[str, Surface]) -> pa.Table:
-        """The cold-start list of every surface that serves one."""
-        lists = [
-            self._kernel.cold_lists(surface.surface)
-            for surface in surfaces.values()
-            if surface.serves_list
-        ]
-        return pa.Table.from_batches(lists, LIST_COLUMNS)
-
-
-def feature_log_items(builds_dir: Path, build_id: str) -> pa.Table:
-    """What a build knows of every item that its lists may hold
-    (FEATURE_LOG_ITEMS_SCHEMA): the part of a feature row that lists share."""
-    build = open_model(builds_dir, build_id)
-    active = build.active_count
-    columns = [
-        pa.repeat(pa.scalar(build_id), active),
-        pa.repeat(pa.scalar(build.manifest.as_of, pa.timestamp("us", "UTC")), active),
-        build.item_ids.slice(0, active),
-        float_lists(build.item_values[:active]),
-    ]
-    return pa.table(columns, schema=FEATURE_LOG_ITEMS_SCHEMA)
-
-
-PUBLICATION_SCHEMA = pa.schema(
-    [
-        pa.field("build_id", pa.string()),
-        pa.field("model_version", pa.string()),
-        pa.field("as_of", pa.timestamp("us", "UTC")),
-        pa.field("lists", pa.int64()),
-        pa.field("users", pa.int64()),
-        pa.field("items", pa.int64()),
-    ]
-)
-
-
-def publish(
-    builds_dir: Path,
-    build: Mapping[str, Any],
-    surfaces: Mapping[str, Surface],
-    categories: pa.Table,
-    files: Mapping[str, pa.RecordBatchReader],
-) -> pa.Table:
-    """Write the part ``lists/`` of a build: one Parquet file for each of
-    ``files``, lists and feature log held to their contracts. Returns one row."""
-    counts: dict[str, int] = {}
-    manifest = builds.Manifest(
-        format=builds.FORMAT,
-        build_id=build["build_id"],
-        model_version=build["model_version"],
-        as_of=BuildId.parse(build["build_id"]).as_of,
-        surfaces=[s.surface for s in surfaces.values() if s.serves_list],
-        feature_names=build["feature_names"],
-        categories=categories.sort_by("category_place")["category"].to_pylist(),
-        counts=counts,
-    )
-    with builds.write_part(builds_dir, builds.LISTS, manifest) as folder:
-        for name, rows in files.items():
-            schema = CONTRACTS.get(name, rows.schema)
-            counts[name] = _write_parquet(folder / name, schema, rows)
-    row = {
-        "build_id": manifest.build_id,
-        "model_version": manifest.model_version,
-        "as_of": manifest.as_of,
-        "lists": counts[builds.LISTS_FILE],
-        "users": counts[builds.USER_FEATURES_FILE],
-        "items": counts[builds.ITEM_FEATURES_FILE],
-    }
-    return pa.Table.from_pylist([row], PUBLICATION_SCHEMA)
-
-
-CONTRACTS = {
-    builds.LISTS_FILE: LISTS_SCHEMA,
-    builds.FEATURE_LOG_FILE: FEATURE_LOG_SCHEMA,
-    builds.FEATURE_LOG_ITEMS_FILE: FEATURE_LOG_ITEMS_SCHEMA,
-}
-
-
-def _write_parquet(path: Path, schema: pa.Schema, rows: pa.RecordBatchReader) -> int:
-    count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in rows:
-            table = pa.Table.from_batches([batch]).select(schema.names)
-            writer.write_table(table.cast(schema))
-            count += table.num_rows
-    return count

@@ -14,13 +14,8 @@ from feedloop.contracts.seeds import read_features, read_surfaces
 from feedloop.settings import from_environment
 from recommender import tastes
 from recommender.arrays import Floats, vectors
-from recommender.build import (
-    Build,
-    model_version_of,
-    open_model,
-    ranked_features,
-    write_model,
-)
+from recommender.build import Build, open_model, ranked_features
+from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS, EaseParams
 from recommender.params import KernelParams
 

@@ -1,6 +1,6 @@
 from feedloop import frames
 from feedloop.settings import from_environment
-from recommender import stages
+from recommender import publication
 
 
 def model(dbt, session):
@@ -8,5 +8,5 @@ def model(dbt, session):
     build = frames.only_row(dbt.ref("rec_build"))
     builds_dir = from_environment().builds_dir
     return frames.frame(
-        session, stages.feature_log_items(builds_dir, build["build_id"])
+        session, publication.feature_log_items(builds_dir, build["build_id"])
     )

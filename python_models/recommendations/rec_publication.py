@@ -1,7 +1,7 @@
 from feedloop import frames
 from feedloop.contracts import builds, seeds
 from feedloop.settings import from_environment
-from recommender import stages
+from recommender import publication
 
 
 def model(dbt, session):
@@ -14,7 +14,7 @@ def model(dbt, session):
         builds.USER_FEATURES_FILE: dbt.ref("feat_users").sort("user_id"),
         builds.ITEM_FEATURES_FILE: dbt.ref("feat_items").sort("item_id"),
     }
-    table = stages.publish(
+    table = publication.publish(
         settings.builds_dir,
         frames.only_row(dbt.ref("rec_build")),
         seeds.read_surfaces(settings.seeds_dir),

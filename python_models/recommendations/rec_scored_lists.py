@@ -1,7 +1,7 @@
 from feedloop import frames
 from feedloop.contracts import seeds
 from feedloop.settings import from_environment
-from recommender.stages import Scorer
+from recommender.scorer import Scorer
 
 
 def model(dbt, session):

@@ -13,11 +13,11 @@ from recommender.build import (
     UNIT,
     Build,
     candidate_features,
-    model_version_of,
     open_model,
     quantised,
     ranked_features,
 )
+from recommender.build_writer import model_version_of
 from recommender.params import KernelParams
 from tests.recommender.worlds import (
     AS_OF,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recommender.stages import Scorer
+from recommender.scorer import Scorer
 from tests.recommender.worlds import random_world, surface
 
 

@@ -13,13 +13,8 @@ import pyarrow as pa
 from feedloop.contracts.seeds import Surface, read_features
 from feedloop.settings import from_environment
 from recommender.arrays import vectors
-from recommender.build import (
-    Build,
-    model_version_of,
-    open_model,
-    ranked_features,
-    write_model,
-)
+from recommender.build import Build, open_model, ranked_features
+from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS
 from recommender.params import KernelParams
 from recommender.tastes import TASTES
