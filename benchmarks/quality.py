@@ -27,7 +27,7 @@ from feedloop.settings import Settings, from_environment
 from feedloop.telemetry import console
 from recommender.arrays import column, flat
 from recommender.baselines import Als, ItemItem, Popularity
-from recommender.history import interactions, read_history
+from recommender.history import instants, interactions, read_history
 from recommender.metrics import differences, estimates, per_user
 from recommender.standalone import (
     Recipe,
@@ -149,7 +149,13 @@ def measured(
     for name, found in lists(task, max(ks), settings, threads):
         made[name] = found
         console.print(f"{name}: lists made")
-    truth = _truth(task.train, test())
+    answers = test()
+    if _drawn_at_random(task.train, answers):
+        console.print(
+            "Most of the test is older than what is known of the same people, and the "
+            "lists are for what comes next; leave occurred_at out of --train."
+        )
+    truth = _truth(task.train, answers)
     values = {name: per_user(found, truth, ks) for name, found in made.items()}
     figures = [
         Figure(f"{name}.{metric}@{k}", estimate.mean, MEANING[name])
@@ -159,6 +165,29 @@ def measured(
         for estimate in [estimates(table, SEED)[f"{metric}@{k}"]]
     ]
     return [*figures, *_lead(values, ks)]
+
+
+def _drawn_at_random(train: pa.Table, test: pa.Table) -> bool:
+    """Whether most of the test, where both have times of one type, is from before
+    its user's last event in ``train``."""
+    time = "occurred_at"
+    if not all(time in table.column_names for table in (train, test)):
+        return False
+    if train.schema.field(time).type != test.schema.field(time).type:
+        return False
+    known, asked = (
+        pa.table(
+            {
+                "user_id": column(table, "user_id", pa.string()),
+                "at": pa.array(instants(table, time)),
+            }
+        )
+        for table in (train, test.filter(pc.is_valid(test[time])))
+    )
+    last = known.group_by("user_id").aggregate([("at", "max")])
+    both = asked.join(last, "user_id", join_type="inner")
+    older = pc.sum(pc.less(both["at"], both["at_max"])).as_py() or 0
+    return older > len(both) / 2
 
 
 def _truth(train: pa.Table, test: pa.Table) -> pa.Table:

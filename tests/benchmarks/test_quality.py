@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +71,23 @@ def test_what_people_left_out_leads_their_list(tmp_path: Path, timed: bool) -> N
         assert figures[f"{method}.ndcg@{K}"] == 1, method
     assert figures[f"popularity.recall@{K}"] < 0.9
     assert figures[f"lead.recall@{K}.mean"] == 0
+
+
+@pytest.mark.parametrize(("later", "said"), [(False, True), (True, False)])
+def test_a_test_drawn_from_among_the_known_times_is_named(
+    tmp_path: Path, later: bool, said: bool
+) -> None:
+    known, answers = (table(liked(known=one), timed=True) for one in (True, False))
+    if later:
+        place = answers.column_names.index("occurred_at")
+        after = pc.add(answers["occurred_at"], timedelta(days=60))
+        answers = answers.set_column(place, "occurred_at", after)
+    pq.write_table(known, tmp_path / "A.parquet")
+    pq.write_table(answers, tmp_path / "B.parquet")
+    split = ["--train", str(tmp_path / "A.parquet")]
+    split += ["--test", str(tmp_path / "B.parquet"), "--out", str(tmp_path / "R.json")]
+    result = CliRunner().invoke(quality.command, split, catch_exceptions=False)
+    assert ("leave occurred_at out" in " ".join(result.output.split())) == said
 
 
 def test_sampled_ranks_the_negatives_and_the_answers_only(tmp_path: Path) -> None:
