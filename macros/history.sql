@@ -14,14 +14,17 @@
 {%- endmacro %}
 
 {#- Joins the version of `known` (rows of known_versions) that could be served at
-    `moment`: by available_at, for a value computed earlier may be there later. -#}
-{% macro join_known(known, id, base, moment, only='true') -%}
+    `moment`: by available_at, for a value computed earlier may be there later. What
+    `only` leaves out has no key: a condition on `base` alone would make DuckDB
+    compare every row with every version. -#}
+{% macro join_known(known, id, base, moment, only=none) -%}
+  {%- set key = base ~ '.' ~ id -%}
   left join {{ known }}
     on
-      {{ base }}.{{ id }} = {{ known }}.{{ id }}
+      {{ 'case when ' ~ only ~ ' then ' ~ key ~ ' end' if only else key }}
+      = {{ known }}.{{ id }}
       and {{ known }}.available_at <= {{ moment }}
       and {{ known }}.superseded_at > {{ moment }}
-      and {{ only }}
 {%- endmacro %}
 
 {#- The features that a snapshot keeps, as columns of `known`, defaults filled in. -#}

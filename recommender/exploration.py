@@ -79,7 +79,7 @@ class _Order:
     rates: Doubles
 
     def first(self, rows: Ints, count: int) -> _Order:
-        """The first ``count`` of ``rows``, distinct ones."""
+        """The first ``count`` of ``rows``, rising."""
         part = (whole(rows, len(self.known)), slice(count))
         return _Order(
             self.known[part],

@@ -143,7 +143,7 @@ class _Pool:
         self.free[row, column] = False
         held: Ints = np.bincount(self.cell[row, column], minlength=self.room.size)
         held = held.reshape(self.room.shape)
-        np.add(self.room, held, out=self.room)
+        self.room[:] += held
         return held
 
     def take_out(self, row: Ints, column: Ints) -> None:
@@ -192,8 +192,8 @@ class _Pool:
 
 
 def whole(rows: Ints, count: int) -> Ints | slice:
-    """``rows``, distinct ones, or where they are all of ``count`` the slice that
-    says so and copies nothing."""
+    """``rows``, rising, or where they are all of ``count`` the slice that says so
+    and copies nothing."""
     return slice(None) if len(rows) == count else rows
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import duckdb
 import pytest
+from dbt.artifacts.schemas.run import RunExecutionResult
+from dbt.contracts.graph.nodes import SqlNode
 
 from feedloop.cli.build import nightly
+from feedloop.cli.dbt_run import run_dbt
 from feedloop.errors import StepFailed
 from tests.conftest import PEOPLE, VARIABLES, Project
 from tests.support import checkerboard
@@ -93,6 +96,42 @@ def test_what_was_logged_is_what_the_history_says(two_nights: Project) -> None:
     )
     assert {name for name, *_ in report} >= {"user_events_7d", "item_ctr_30d"}
     assert {tuple(row) for _, *row in report} == {(PEOPLE * SHOWN, 1.0, 0.0)}
+
+
+def test_few_rows_are_not_compared_with_every_version(two_nights: Project) -> None:
+    query = """
+        select base.user_id, known.value from base
+        {{ join_known(
+            'known', 'user_id', 'base', 'base.listed_at', only='base.is_personal'
+        ) }}
+        order by all
+    """
+    result = run_dbt(two_nights.settings, "compile", "--inline", query).result
+    assert isinstance(result, RunExecutionResult)
+    (node,) = (one.node for one in result.results)
+    assert isinstance(node, SqlNode)
+    with duckdb.connect() as connection:
+        connection.execute("""
+            create table known as select
+                user_id,
+                user_id * 10 + version as value,
+                timestamp '2026-01-01' + version * interval 1 day as available_at,
+                available_at + interval 1 day as superseded_at
+            from range(5000) as users (user_id), range(5) as versions (version)
+        """)
+        connection.execute("""
+            create table base as select
+                user_id,
+                user_id % 2 = 0 as is_personal,
+                timestamp '2026-01-03 12:00:00' as listed_at
+            from range(4) as users (user_id)
+        """)
+        code = str(node.compiled_code)
+        plan = connection.execute(f"explain {code}").fetchall()[0][1]
+        rows = connection.execute(code).fetchall()
+    assert "HASH_JOIN" in plan
+    assert "BLOCKWISE_NL" not in plan
+    assert rows == [(0, 2), (1, None), (2, 22), (3, None)]
 
 
 def test_the_order_of_arrival_changes_nothing(
