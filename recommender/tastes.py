@@ -30,14 +30,15 @@ import scipy.sparse as sp
 
 from recommender.arrays import (
     VECTOR,
-    Bools,
     Doubles,
+    Floats,
     Ints,
     codes,
     column,
     flat,
     ids,
     numbers,
+    offsets_of,
     positions,
     ragged,
     rows_of,
@@ -88,26 +89,31 @@ class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Evidence:
-    """``user`` and ``item`` of the distinct pairs; of each impression its pair,
-    position (from 0) and whether it was clicked; of each choice (choices, 1 +
-    alternatives) the pairs, the chosen one first."""
+    """The distinct pairs by user and item: ``offsets`` (users + 1), ``user``, ``item``
+    and ``liking``, the cell of user and category in (users, categories + 1). Of each
+    impression its pair, position (from 0) and whether it was clicked; of each choice
+    (choices, 1 + alternatives) the pairs, the chosen one first."""
 
+    offsets: Ints
     user: Ints
     item: Ints
+    liking: Ints
     shown: Ints
     position: Ints
-    clicked: Doubles
+    clicked: Floats
     choices: Ints
 
 
 @dataclass(frozen=True)
 class _World:
     """``people`` and ``items``: their attributes, one row each. ``category``
-    (items, categories): one-hot, zeros where it is unknown."""
+    (items,): the place among ``categories``, one beyond the last where it is
+    unknown."""
 
     people: sp.csr_matrix
     items: sp.csr_matrix
-    category: sp.csr_matrix
+    category: Ints
+    categories: int
 
 
 def learn_tastes(
@@ -147,18 +153,21 @@ def learn_tastes(
         ),
         return_inverse=True,
     )
-    evidence = _Evidence(
-        pairs // everything,
-        pairs % everything,
-        of[: len(shown)],
-        np.minimum(position[shown], MOST_POSITIONS) - 1,
-        (numbers(events, "label", 0)[shown] > 0).astype(np.float64),
-        of[len(shown) :].reshape(others.shape),
-    )
     category = positions(
         pa.array(categories, pa.string()), column(items, "category", pa.string())
     )
-    in_one = np.flatnonzero(category >= 0)
+    category[category < 0] = len(categories)
+    who, what = pairs // everything, pairs % everything
+    evidence = _Evidence(
+        offsets_of(who, everyone),
+        who,
+        what,
+        who * (len(categories) + 1) + category[what],
+        of[: len(shown)],
+        np.minimum(position[shown], MOST_POSITIONS) - 1,
+        (numbers(events, "label", 0)[shown] > 0).astype(np.float32),
+        of[len(shown) :].reshape(others.shape),
+    )
     world = _World(
         _attributes(
             everyone,
@@ -171,16 +180,15 @@ def learn_tastes(
             },
         ),
         _attributes(everything, {"category": items["category"], "tag": items["tags"]}),
-        sp.csr_matrix(
-            (np.ones(len(in_one)), (in_one, category[in_one])),
-            shape=(everything, len(categories)),
-        ),
+        category,
+        len(categories),
     )
     taste, liked, bias = _sums(world, _fitted(evidence, world, params))
     mean = taste.mean(axis=0, keepdims=True)
     # zero is what everybody thinks of the average item, and so of an unknown one
     width = params.factors
-    bias -= (liked @ mean[0, :width] + bias + world.category @ mean[0, width:]).mean()
+    likings = np.append(mean[0, width:], 0)[category]
+    bias -= (liked @ mean[0, :width] + bias + likings).mean()
     return pa.concat_tables(
         [
             _table(EVERYBODY, pa.array([""]), mean),
@@ -269,7 +277,7 @@ def _attributes(rows: int, columns: Mapping[str, Any]) -> sp.csr_matrix:
 def _fitted(evidence: _Evidence, world: _World, params: TasteParams) -> Parameters:
     """The most probable tastes, by full gradients and Adam (Kingma and Ba, 2015)."""
     people, items = world.people.shape, world.items.shape
-    likings = world.category.shape[1]
+    likings = world.categories
     rng = np.random.default_rng(params.seed)
     shapes_and_penalties = {
         "user": ((people[0], params.factors), params.user_penalty),
@@ -313,31 +321,35 @@ def _sums(world: _World, found: Parameters) -> tuple[Doubles, Doubles, Doubles]:
 
 
 def _gradient(evidence: _Evidence, world: _World, found: Parameters) -> Parameters:
-    """Of the log-likelihood."""
+    """Of the log-likelihood: each pair's score in single precision, all sums in
+    double."""
     user, item, bias = _sums(world, found)
-    # the category as further factors of the item, fixed ones
-    wide = sp.hstack([sp.csr_matrix(item), world.category], format="csr")
-    score = bias[evidence.item] + _dots(user, item, world, evidence)
-    margin = score[evidence.shown] + found["position"][evidence.position, 0]
+    width = item.shape[1]
+    score = _scores(user, item, bias, evidence)
+    effect = found["position"][:, 0].astype(np.float32)
+    margin = score.take(evidence.shown) + effect.take(evidence.position)
     of_shown = evidence.clicked - 1 / (1 + np.exp(-margin))
-    chance = score[evidence.choices]
-    chance = np.exp(chance - chance.max(axis=1, keepdims=True, initial=-np.inf))
+    chance = score.take(evidence.choices)
+    chance -= chance.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(chance, out=chance)
     of_choices = -chance / chance.sum(axis=1, keepdims=True)
     of_choices[:, 0] += 1
     by_pair = np.bincount(evidence.shown, of_shown, len(score))
     by_pair += np.bincount(evidence.choices.ravel(), of_choices.ravel(), len(score))
-    shape = (len(user), len(item))
-    residual = sp.csr_matrix((by_pair, (evidence.user, evidence.item)), shape=shape)
-    width = item.shape[1]
-    to_user = np.asarray((residual @ wide).todense())
-    to_item = np.asarray(residual.T @ user[:, :width])
-    to_bias = np.asarray(residual.sum(axis=0)).reshape(-1, 1)
-    by_attribute = world.people.T @ to_user
+    residual = sp.csr_matrix(
+        (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
+    )
+    likings = len(user) * (world.categories + 1)
+    to_liking = np.bincount(evidence.liking, by_pair, likings)
+    to_liking = to_liking.reshape(len(user), -1)[:, :-1]
+    to_user = residual @ item
+    to_item = residual.T @ user[:, :width]
+    to_bias = np.bincount(evidence.item, by_pair, len(item))[:, None]
     return {
-        "user": to_user[:, :width],
-        "liking": to_user[:, width:],
-        "user_by": by_attribute[:, :width],
-        "liking_by": by_attribute[:, width:],
+        "user": to_user,
+        "liking": to_liking,
+        "user_by": world.people.T @ to_user,
+        "liking_by": world.people.T @ to_liking,
         "item": to_item,
         "item_by": world.items.T @ to_item,
         "bias": to_bias,
@@ -346,15 +358,16 @@ def _gradient(evidence: _Evidence, world: _World, found: Parameters) -> Paramete
     }
 
 
-def _dots(user: Doubles, item: Doubles, world: _World, evidence: _Evidence) -> Doubles:
-    """Of each pair, factors times factors plus the liking for the category."""
+def _scores(user: Doubles, item: Doubles, bias: Doubles, evidence: _Evidence) -> Floats:
+    """Of each pair: bias, factors times factors, and the liking for the category."""
     width = item.shape[1]
-    found: Doubles = np.einsum(
-        "ij,ij->i", user[evidence.user, :width], item[evidence.item]
-    )
-    in_one: Bools = np.diff(world.category.indptr)[evidence.item] > 0
-    category = world.category.indices[world.category.indptr[evidence.item[in_one]]]
-    found[in_one] += user[evidence.user[in_one], width + category]
+    likings = np.pad(user[:, width:], ((0, 0), (0, 1))).astype(np.float32)
+    found: Floats = likings.ravel().take(evidence.liking)
+    found += bias.astype(np.float32).take(evidence.item)
+    for at in range(width):
+        theirs = user[:, at].astype(np.float32).take(evidence.user)
+        theirs *= item[:, at].astype(np.float32).take(evidence.item)
+        found += theirs
     return found
 
 
