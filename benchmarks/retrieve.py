@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ WANTED = 300
 A_CALL = 128
 EXACT_A_CALL = 32
 NOTHING = np.zeros(0, np.uint64)
+MOVED_EVERY = 100
 
 
 class _Size(NamedTuple):
@@ -96,6 +98,18 @@ def _figures(items: int, size: _Size) -> list[Figure]:
                 },
                 size.rounds,
             )
+        start = time.perf_counter()
+        next_night = catalogue.make_build(
+            Path(folder),
+            items,
+            neighbours=False,
+            params=KernelParams(),
+            as_of=catalogue.AS_OF + timedelta(days=1),
+            moved_every=MOVED_EVERY,
+        )
+        next_s = time.perf_counter() - start
+        counts = next_night.manifest.counts
+        added = counts["items_added_to_index"] / max(counts["items_indexed"], 1)
     spent = {
         name: float(np.median([one.wall_s for one in searches]))
         for name, searches in taken.items()
@@ -126,6 +140,11 @@ def _figures(items: int, size: _Size) -> list[Figure]:
             f"build_s{at}",
             build_s,
             f"to write and open a build {what}, index and catalogue, one thread",
+        ),
+        Figure(
+            f"next_build_s{at}",
+            next_s,
+            f"of the next night, {added:.1%} of the index's items new or moved",
         ),
         Figure(f"index_bytes_per_item{at}", index / items, f"of the index {what}"),
     ]

@@ -26,6 +26,7 @@ from feedloop.contracts.builds import MODEL, Manifest, read_part
 from feedloop.contracts.seeds import Feature, Surface
 from feedloop.errors import BuildInvalid, ContractError
 from recommender.arrays import Bools, Doubles, Floats, Ints, column
+from recommender.item_index import open_index
 from recommender.params import KernelParams
 
 ITEMS_FILE = "items.arrow"
@@ -33,6 +34,7 @@ VALUES_FILE = "item_values.npy"
 VECTORS_FILE = "item_vectors.npy"
 NORMS_FILE = "item_norms.npy"
 INDEX_FILE = "items.usearch"
+INDEXED_FILE = "indexed_items.npy"
 NEIGHBOURS_FILE = "neighbours.npy"
 NEIGHBOUR_SCORES_FILE = "neighbour_scores.npy"
 WEIGHED_FILE = "weighed_items.npy"
@@ -101,7 +103,8 @@ class Build:
     the other, float32.
     ``item_tastes`` (items, taste factors + 1): factors and bias, (items, 0) while
     no tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
-    ``trending``, ``fresh``: ordinals of active items in that order.
+    ``trending``, ``fresh``: ordinals of active items in that order. ``indexed``: of
+    each key of the ``index`` the ordinal, NOTHING of those no longer in it.
     """
 
     manifest: Manifest
@@ -121,6 +124,7 @@ class Build:
     trending: Ints
     fresh: Ints
     index: Index | None
+    indexed: Ints
     ranker: xgb.Booster | None
     index_lock: threading.Lock = field(default_factory=threading.Lock)
     """A usearch index keeps scratch space by thread number: one search at a time."""
@@ -282,7 +286,7 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         ranker = xgb.Booster(model_file=bytearray((folder / RANKER_FILE).read_bytes()))
     index = None
     if INDEX_FILE in manifest.files:
-        index = Index.restore(folder / INDEX_FILE, view=True)
+        index = open_index(folder / INDEX_FILE, spec.params)
 
     arrays = {
         name: np.load(folder / name, mmap_mode="r").view(np.ndarray)
@@ -308,6 +312,7 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
         trending=arrays[TRENDING_FILE],
         fresh=arrays[FRESH_FILE],
         index=index,
+        indexed=arrays[INDEXED_FILE],
         ranker=ranker,
     )
 

@@ -17,10 +17,18 @@ import xgboost as xgb
 from usearch.index import Index
 
 from feedloop import __version__
-from feedloop.contracts.builds import FORMAT, MODEL, Manifest, read_part, write_part
+from feedloop.contracts.builds import (
+    FORMAT,
+    MODEL,
+    Manifest,
+    build_dir,
+    newest_build,
+    read_part,
+    write_part,
+)
 from feedloop.contracts.lists import BuildId
 from feedloop.contracts.seeds import Feature, Surface
-from feedloop.errors import ContractError
+from feedloop.errors import BuildInvalid, ContractError
 from recommender.arrays import (
     VECTOR,
     Doubles,
@@ -38,6 +46,7 @@ from recommender.build import (
     FRESH_FILE,
     IMPRESSIONS,
     INDEX_FILE,
+    INDEXED_FILE,
     ITEMS_FILE,
     MEAN_TASTE_FILE,
     NEIGHBOUR_SCORES_FILE,
@@ -55,11 +64,19 @@ from recommender.build import (
     VECTORS_FILE,
     WEIGHED_FILE,
     WEIGHTS_FILE,
+    Build,
     Spec,
     candidate_features,
     longest_of,
+    open_model,
     quantised,
     ranked_features,
+)
+from recommender.item_index import (
+    build_index,
+    open_index,
+    ordinals_now,
+    update_index,
 )
 from recommender.params import KernelParams
 from recommender.tastes import EVERYBODY, ITEM
@@ -137,6 +154,12 @@ def write_model(
     searchable = np.flatnonzero(vectors[:active].any(axis=1))
     longest = longest_of(searchable, norms, params.exact_up_to)
     others = np.setdiff1d(searchable, longest, assume_unique=True)
+    index, indexed, added = None, others, 0
+    if len(others):
+        scaled = (vectors / UNIT * norms[:, None]).astype(np.float32)
+        index, indexed, added = _index(
+            builds_dir, as_of, item_ids, scaled, others, params
+        )
 
     manifest = Manifest(
         format=FORMAT,
@@ -151,6 +174,8 @@ def write_model(
             "active_items": active,
             "items_with_vector": len(searchable),
             "factors": vectors.shape[1],
+            "items_indexed": len(others),
+            "items_added_to_index": added,
             "nearest_in_index_per_mille": _per_mille(
                 vectors, norms, searchable, others
             ),
@@ -173,8 +198,8 @@ def write_model(
         np.save(folder / MEAN_TASTE_FILE, mean_taste)
         np.save(folder / TRENDING_FILE, trending)
         np.save(folder / FRESH_FILE, fresh)
-        if len(others):
-            index = _index(others, vectors[others], norms[others], params)
+        np.save(folder / INDEXED_FILE, indexed)
+        if index is not None:
             index.save(folder / INDEX_FILE)
         if ranker is not None:
             (folder / RANKER_FILE).write_bytes(ranker)
@@ -351,25 +376,32 @@ def _per_mille(
 
 
 def _index(
-    ordinals: Ints,
-    vectors: np.ndarray[Any, np.dtype[np.int16]],
-    norms: Floats,
+    builds_dir: Path,
+    as_of: datetime,
+    item_ids: pa.Array,
+    vectors: Floats,
+    wanted: Ints,
     params: KernelParams,
-) -> Index:
-    """Of inner products, built in order on one thread, so that it repeats.
+) -> tuple[Index, Ints, int]:
+    """The index in which the ``wanted`` ordinals are found, the ordinal of each of
+    its keys, and how many items were added to that of the build before."""
+    previous = _previous(builds_dir, as_of)
+    if previous is not None and previous.index is not None:
+        path = build_dir(builds_dir, previous.build_id) / MODEL / INDEX_FILE
+        index = open_index(path, params, view=False)
+        held = ordinals_now(previous.item_ids, previous.indexed, item_ids)
+        updated = update_index(index, held, vectors, wanted, params)
+        if updated is not None:
+            return index, *updated
+    return build_index(vectors[wanted], params), wanted, len(wanted)
 
-    Vectors keep their lengths: the known transformations to a metric space
-    (Bachrach et al., 2014) lose a third of the neighbours here, where a few
-    items are a thousand times longer than most.
-    """
-    index = Index(
-        ndim=vectors.shape[1],
-        metric="ip",
-        dtype="f16",
-        connectivity=params.index_connectivity,
-        expansion_add=params.index_expansion_add,
-        expansion_search=params.index_expansion_search,
-        enable_key_lookups=False,
-    )
-    index.add(ordinals, vectors.astype(np.float32) / UNIT * norms[:, None], threads=1)
-    return index
+
+def _previous(builds_dir: Path, as_of: datetime) -> Build | None:
+    """The build before; none where it can't be read, for it only saves time."""
+    name = newest_build(builds_dir, MODEL, before=as_of)
+    if name is None:
+        return None
+    try:
+        return open_model(builds_dir, name)
+    except BuildInvalid:
+        return None

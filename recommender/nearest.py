@@ -136,6 +136,7 @@ def _indexed(
         counts = search.counts if isinstance(search, BatchMatches) else [found.size]
         brought = np.arange(found.shape[1]) < np.reshape(counts, (-1, 1))
         found[~brought] = 0
+        found = build.indexed[found]
         key = pair_keys(np.broadcast_to(part[:, None], found.shape), found)
         brought &= ~contains(consumed, key)
         parts.append(key[brought])

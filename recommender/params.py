@@ -33,7 +33,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     exact_up_to: Annotated[int, Meta(ge=0)] = 16_384
     index_connectivity: Annotated[int, Meta(ge=2)] = 16
     index_expansion_add: Annotated[int, Meta(ge=1)] = 128
-    index_expansion_search: Annotated[int, Meta(ge=1)] = 300
+    index_expansion_search: Annotated[int, Meta(ge=1)] = 64
 
     # exploration
     explore_below_impressions: Annotated[int, Meta(ge=0)] = 1000

@@ -51,9 +51,12 @@ def make_build(
     neighbours: bool,
     params: KernelParams,
     ranker: bytes | None = None,
+    as_of: datetime = AS_OF,
+    moved_every: int | None = None,
 ) -> Build:
     """A build of so many items, with or without item-item neighbours and EASE's
-    weights of as many as there are at most."""
+    weights of as many as there are at most. With ``moved_every`` each item of that
+    place has another vector."""
     rng = np.random.default_rng(items)
     names = pa.array(item_names(items))
     popularity = np.sort(rng.lognormal(2, 1.5, items))[::-1]
@@ -77,16 +80,14 @@ def make_build(
         | values
     )
     lengths = rng.lognormal(0, SPREAD, items).astype(np.float32)
-    item_vectors = pa.table(
-        {
-            "item_id": names,
-            "vector": vectors(directions(items, seed=1) * lengths[:, None]),
-        }
-    )
+    dense = directions(items, seed=1) * lengths[:, None]
+    if moved_every:
+        dense[::moved_every] = dense[::moved_every, ::-1]
+    item_vectors = pa.table({"item_id": names, "vector": vectors(dense)})
     version = model_version_of(params=params, item_vectors=item_vectors, ranker=ranker)
     manifest = write_model(
         folder,
-        as_of=AS_OF,
+        as_of=as_of,
         items=catalogue,
         item_vectors=item_vectors,
         neighbours=_neighbours(names, rng if neighbours else None),

@@ -21,7 +21,7 @@ import msgspec
 from feedloop.contracts.lists import BuildId
 from feedloop.errors import BuildInvalid, ContractError
 
-FORMAT = 3
+FORMAT = 4
 MODEL, LISTS = "model", "lists"
 MANIFEST = "manifest.json"
 
@@ -114,15 +114,20 @@ def read_part(builds_dir: Path, build_id: str, part: str) -> tuple[Path, Manifes
     return folder, manifest
 
 
-def newest_build(builds_dir: Path) -> str | None:
-    """The build with lists whose ``as_of`` is latest (ties: by name)."""
+def newest_build(
+    builds_dir: Path, part: str = LISTS, before: datetime | None = None
+) -> str | None:
+    """The build with the ``part`` whose ``as_of`` is latest (ties: by name), of
+    those earlier than ``before``."""
     found: list[tuple[datetime, str]] = []
-    for path in builds_dir.glob(f"*/{LISTS}/{MANIFEST}"):
+    for path in builds_dir.glob(f"*/{part}/{MANIFEST}"):
         name = path.parent.parent.name
         try:
-            found.append((BuildId.parse(name).as_of, name))
+            as_of = BuildId.parse(name).as_of
         except ContractError:
             continue  # a folder of someone else's
+        if before is None or as_of < before:
+            found.append((as_of, name))
     return max(found)[1] if found else None
 
 

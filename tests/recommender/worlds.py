@@ -104,6 +104,7 @@ def make_build(
     params: KernelParams | None = None,
     categories: Sequence[str] | None = None,
     tastes: pa.Table | None = None,
+    as_of: datetime = AS_OF,
 ) -> Build:
     item_vectors = no_vectors() if item_vectors is None else item_vectors
     params = params or KernelParams()
@@ -111,7 +112,7 @@ def make_build(
         categories = sorted(set(items["category"].to_pylist()))
     manifest = write_model(
         folder,
-        as_of=AS_OF,
+        as_of=as_of,
         items=items,
         item_vectors=item_vectors,
         neighbours=neighbours,
