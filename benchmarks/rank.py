@@ -113,10 +113,10 @@ def _peak_mb(folder: Path, build_id: str, users: int) -> float:
         "from pathlib import Path\n"
         "from benchmarks.support.catalogue import people\n"
         "from recommender.build import open_model\n"
-        "from recommender.kernel import ListKernel\n"
+        "from recommender.kernel import USERS_A_BATCH, ListKernel\n"
         "build = open_model(Path(sys.argv[1]), sys.argv[2])\n"
-        "left = int(sys.argv[3])\n"
-        "batches = (people(2048, build, at) for at in range(left // 2048))\n"
+        "starts = range(0, int(sys.argv[3]), USERS_A_BATCH)\n"
+        "batches = (people(USERS_A_BATCH, build, start) for start in starts)\n"
         "for _ in ListKernel(build).stream(batches, sys.argv[4]): pass\n"
     )
     command = [sys.executable, "-c", code, str(folder), build_id, str(users), SURFACE]

@@ -49,8 +49,8 @@ from recommender.listing import Ranked, rank
 from recommender.ranking import predict
 from recommender.users import Users, read_users, unknown_user
 
-USERS_A_BATCH = 2048
-USERS_A_CHUNK = 128
+USERS_A_BATCH = 4096
+USERS_A_CHUNK = 256
 
 TRAINING_COLUMNS = pa.schema(
     [
@@ -130,7 +130,7 @@ class ListKernel:
     def stream(
         self, reader: Iterable[pa.RecordBatch], surface: str
     ) -> Iterator[pa.RecordBatch]:
-        """``lists`` for batches of any size, about 2,000 users at a time."""
+        """``lists`` for batches of any size, about 4,000 users at a time."""
         for batch in rebatched(reader, USERS_A_BATCH):
             yield self.lists(batch, surface)
 
