@@ -104,7 +104,7 @@ class Build:
     ``item_tastes`` (items, taste factors + 1): factors and bias, (items, 0) while
     no tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
     ``trending``, ``fresh``: ordinals of active items in that order. ``indexed``: of
-    each key of the ``index`` the ordinal, NOTHING of those no longer in it.
+    each key of the ``index`` the ordinal, GONE (-1) of those no longer in it.
     """
 
     manifest: Manifest

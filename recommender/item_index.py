@@ -18,7 +18,7 @@ from usearch.index import Index
 from recommender.arrays import Bools, Floats, Ints, positions
 from recommender.params import KernelParams
 
-NOTHING = -1
+GONE = -1
 """The ordinal of a key that stands for no item any more."""
 MOST_ANEW = 0.2
 """Of what is to be found: where more is new or has moved, all is built anew."""
@@ -65,11 +65,11 @@ def update_index(
 ) -> tuple[Ints, int] | None:
     """Change ``index``, so that it finds the ``wanted`` ordinals among ``vectors``.
 
-    ``held``: of each key the ordinal that its item has now, NOTHING where it has
+    ``held``: of each key the ordinal that its item has now, GONE where it has
     none. Gives the ordinal of each key from now on and how many were added; None,
     and leaves the index as it is, where it had better be built anew.
     """
-    keys = np.flatnonzero(held != NOTHING)
+    keys = np.flatnonzero(held != GONE)
     asked: Bools = np.zeros(len(vectors), np.bool_)
     asked[wanted] = True
     keys = keys[asked[held[keys]]]
@@ -86,7 +86,7 @@ def update_index(
     fresh = np.setdiff1d(wanted, held[keys])
     if len(fresh) > MOST_ANEW * len(wanted) or len(keys) < len(held) / 2:
         return None
-    ordinals = np.full(len(held) + len(fresh), NOTHING)
+    ordinals = np.full(len(held) + len(fresh), GONE)
     ordinals[keys] = held[keys]
     live = np.flatnonzero(index.contains(np.arange(len(held))))
     index.remove(np.setdiff1d(live, keys))
@@ -98,8 +98,8 @@ def update_index(
 
 def ordinals_now(then: pa.Array, ordinals: Ints, now: pa.Array) -> Ints:
     """Of each key the ordinal among the item ids ``now``, where ``ordinals`` are
-    those among the item ids ``then``; NOTHING where the item is gone."""
-    known = np.flatnonzero(ordinals != NOTHING)
-    found = np.full(len(ordinals), NOTHING)
+    those among the item ids ``then``; GONE where the item is gone."""
+    known = np.flatnonzero(ordinals != GONE)
+    found = np.full(len(ordinals), GONE)
     found[known] = positions(now, then.take(pa.array(ordinals[known])))
     return found

@@ -9,7 +9,7 @@ import pyarrow as pa
 from recommender.arrays import Floats
 from recommender.build import Build, open_model
 from recommender.candidates import ALS, retrieve
-from recommender.item_index import NOTHING
+from recommender.item_index import GONE
 from recommender.params import KernelParams
 from recommender.users import read_users
 from tests.recommender.worlds import (
@@ -70,7 +70,7 @@ def found(build: Build) -> set[str]:
 
 def names_in(build: Build) -> set[str]:
     assert build.index is not None
-    live = build.indexed[build.indexed != NOTHING]
+    live = build.indexed[build.indexed != GONE]
     assert len(live) == len(build.index) == len(set(live.tolist()))
     return set(build.item_ids.take(pa.array(live)).to_pylist())
 
