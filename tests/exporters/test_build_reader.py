@@ -22,6 +22,7 @@ from feedloop.contracts.lists import (
 from feedloop.contracts.seeds import read_features, read_surfaces
 from feedloop.errors import BuildInvalid
 from feedloop.settings import Settings
+from recommender import publication
 from tests.exporters.builder import (
     features_table,
     list_row,
@@ -95,6 +96,45 @@ def test_ordinals_hold_over_batches(settings: Settings, row_group: int | None) -
             for user_id, pair in zip(batch.user_ids, pairs, strict=True):
                 found[user_id.decode()] = [names[ordinal] for ordinal in pair]
     assert found == lists
+
+
+def test_what_is_published_batch_by_batch_is_read_whole(settings: Settings) -> None:
+    """As the warehouse publishes it: every batch becomes a row group."""
+    lists = {f"u{n:03}": [f"i{n}", f"i{n + 1}"] for n in range(90)}
+    written = tables(
+        [
+            list_row(BUILD, user_id, "homepage", items, AS_OF)
+            for user_id, items in {**lists, COLD_USER: ["c"]}.items()
+        ]
+    )
+    users = [{"user_id": user_id} for user_id in lists]
+    written[builds.USER_FEATURES_FILE] = features_table("user", users, AS_OF)
+    surfaces = read_surfaces(settings.seeds_dir)
+    publication.publish(
+        settings.builds_dir,
+        {"build_id": BUILD, "model_version": "v1", "feature_names": []},
+        surfaces,
+        pa.table({"category": ["news"], "category_place": [0]}),
+        {
+            name: pa.RecordBatchReader.from_batches(
+                table.schema, table.to_batches(max_chunksize=20)
+            )
+            for name, table in written.items()
+        },
+    )
+    build = open_build(settings, BUILD)
+    items = build.item_ids()
+    names = items.to_pylist()
+    found = {}
+    for batch in build.lists(items):
+        ends = np.cumsum(batch.counts)
+        for user_id, end, count in zip(batch.user_ids, ends, batch.counts, strict=True):
+            ordinals = batch.ordinals[end - count : end]
+            found[user_id.decode()] = [names[ordinal] for ordinal in ordinals]
+    assert found == {**lists, COLD_USER: ["c"]}
+    layout = build.feature_layout("user")
+    read = [user for part in build.features("user", layout) for user in part.entity_ids]
+    assert sorted(read) == [user_id.encode() for user_id in lists]
 
 
 def test_features_in_the_registrys_order_with_defaults(settings: Settings) -> None:
