@@ -103,6 +103,12 @@ def offsets_of(sorted_rows: Ints, rows: int) -> Ints:
     return offsets
 
 
+def whole(rows: Ints, count: int) -> Ints | slice:
+    """``rows``, rising, or where they are all of ``count`` the slice that says so
+    and copies nothing."""
+    return slice(None) if len(rows) == count else rows
+
+
 def padded_rows(keys: Keys, offsets: Ints) -> Keys:
     """(rows, longest row) of a ragged array, NOTHING behind the end of a row; not
     a copy where all are of one length."""

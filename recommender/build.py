@@ -70,12 +70,11 @@ CROSS_FEATURES = (
     "from_popular",
     "from_fresh",
 )
-
 RANK_OFFSET = 60
 """A reciprocal rank is 60 / (60 + rank), rank from 0; 0 where there is no
 rank. 60 as in Cormack et al., "Reciprocal Rank Fusion" (2009)."""
-TRENDING = "item_trending"
 
+TRENDING = "item_trending"
 POPULARITY = ("item_popularity_1d", "item_popularity_7d", "item_popularity_30d")
 IMPRESSIONS, CTR = "item_impressions_30d", "item_ctr_30d"
 

@@ -129,8 +129,8 @@ def write_model(
     each ranked item feature (null: the registry's default). ``item_vectors``:
     item_id, vector. ``tastes``: the columns of ``tastes.TASTES``. ``neighbours``:
     item_id, neighbour_id, score (> 0); the 50 highest of an item count.
-    ``weights``: item_id, other_id, weight. The same inputs give the same bytes,
-    whatever the order of their rows.
+    ``weights``: item_id, other_id, weight. The same inputs, and of the index the
+    same build before, give the same bytes, whatever the order of their rows.
     """
     spec = Spec(
         surfaces=dict(surfaces),
@@ -156,7 +156,10 @@ def write_model(
     others = np.setdiff1d(searchable, longest, assume_unique=True)
     index, indexed, added = None, others, 0
     if len(others):
-        scaled = (vectors / UNIT * norms[:, None]).astype(np.float32)
+        # in place: at a million items a copy is 256 MB
+        scaled: Floats = vectors.astype(np.float32)
+        scaled /= UNIT
+        scaled *= norms[:, None]
         index, indexed, added = _index(
             builds_dir, as_of, item_ids, scaled, others, params
         )

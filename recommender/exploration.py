@@ -39,11 +39,12 @@ from recommender.arrays import (
     contains,
     descending,
     rows_of,
+    whole,
 )
 from recommender.build import Build
 from recommender.candidates import Candidates
 from recommender.pairs import pair_keys
-from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, choose, whole
+from recommender.rerank import BLOCK, EMPTY, SLOT, Grid, Lists, choose
 from recommender.users import Users
 
 REACH = 1_000

@@ -27,6 +27,7 @@ from recommender.arrays import (
     offsets_of,
     padded_rows,
     places_in,
+    whole,
 )
 from recommender.candidates import Candidates
 
@@ -189,12 +190,6 @@ class _Pool:
         )
         row, column = np.divmod(np.sort(keys), max(free.shape[1], 1))
         return row, column, places_in(offsets_of(row, len(free)))
-
-
-def whole(rows: Ints, count: int) -> Ints | slice:
-    """``rows``, rising, or where they are all of ``count`` the slice that says so
-    and copies nothing."""
-    return slice(None) if len(rows) == count else rows
 
 
 def _first(allowed: Bools, wanted: Ints) -> tuple[Ints, Ints]:

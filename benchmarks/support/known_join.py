@@ -48,6 +48,11 @@ def rendered(settings: Settings, folder: Path, named: dict[str, list[str]]) -> s
         items=_versions(folder / "items.parquet"),
         columns=", ".join(columns),
     )
+    return compiled(settings, query)
+
+
+def compiled(settings: Settings, query: str) -> str:
+    """A query in SQL, by dbt: the project's macros are in reach."""
     result = run_dbt(settings, "compile", "--inline", query).result
     assert isinstance(result, RunExecutionResult)
     (node,) = (one.node for one in result.results)

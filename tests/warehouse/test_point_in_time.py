@@ -12,11 +12,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from dbt.artifacts.schemas.run import RunExecutionResult
-from dbt.contracts.graph.nodes import SqlNode
 
+from benchmarks.support.known_join import compiled
 from feedloop.cli.build import nightly
-from feedloop.cli.dbt_run import run_dbt
 from feedloop.errors import StepFailed
 from tests.conftest import PEOPLE, VARIABLES, Project
 from tests.support import checkerboard
@@ -106,10 +104,7 @@ def test_few_rows_are_not_compared_with_every_version(two_nights: Project) -> No
         ) }}
         order by all
     """
-    result = run_dbt(two_nights.settings, "compile", "--inline", query).result
-    assert isinstance(result, RunExecutionResult)
-    (node,) = (one.node for one in result.results)
-    assert isinstance(node, SqlNode)
+    code = compiled(two_nights.settings, query)
     with duckdb.connect() as connection:
         connection.execute("""
             create table known as select
@@ -126,7 +121,6 @@ def test_few_rows_are_not_compared_with_every_version(two_nights: Project) -> No
                 timestamp '2026-01-03 12:00:00' as listed_at
             from range(4) as users (user_id)
         """)
-        code = str(node.compiled_code)
         plan = connection.execute(f"explain {code}").fetchall()[0][1]
         rows = connection.execute(code).fetchall()
     assert "HASH_JOIN" in plan
