@@ -20,6 +20,7 @@ from recommender.arrays import (
 )
 from recommender.build import CROSS_FEATURES, RANK_OFFSET, Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates
+from recommender.taste_model import CATEGORIES_AN_ITEM
 from recommender.users import Users
 
 
@@ -95,7 +96,7 @@ def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
 def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:
     """How likely a click is, on the scale of log-odds, up to a constant."""
     row, item = candidates.row, candidates.item
-    factors = build.item_tastes.shape[1] - 1
+    factors = build.item_tastes.shape[1] - 1 - 2 * CATEGORIES_AN_ITEM
     if factors < 0:
         return np.zeros(len(row), np.float32)
     liked = build.item_tastes[item]
@@ -103,7 +104,8 @@ def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:
     # one factor after the other: the same sum whatever the batch
     for at in range(factors):
         found += users.taste[row, at] * liked[:, at]
-    category = build.item_category[item]
-    return found + np.where(
-        category >= 0, users.taste[row, factors + category], np.float32(0)
-    )
+    if users.taste.shape[1] > factors:
+        for at in range(factors + 1, liked.shape[1], 2):
+            category = factors + liked[:, at].astype(np.int64)
+            found += users.taste[row, category] * liked[:, at + 1]
+    return found

@@ -41,7 +41,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     explore_reach: Annotated[int, Meta(ge=0, le=100)] = 10
     explore_prior: Annotated[float, Meta(gt=0)] = 60.0
     explore_width: Annotated[float, Meta(ge=0)] = 2.0
-    explore_temperature: Annotated[float, Meta(gt=0)] = 0.2
+    explore_temperature: Annotated[float, Meta(gt=0)] = 0.05
     explore_floor: Annotated[float, Meta(gt=0, le=1)] = 0.02
     explore_floor_unsure: Annotated[float, Meta(gt=0, le=1)] = 0.1
     sure_from_items: Annotated[int, Meta(ge=0)] = 5

@@ -30,7 +30,8 @@ from recommender.item_item import ItemItemParams, train_neighbours
 from recommender.kernel import TRAINING_COLUMNS, ListKernel
 from recommender.params import KernelParams
 from recommender.ranking import RankerParams, train_ranker
-from recommender.tastes import TASTES, TasteParams, learn_tastes
+from recommender.taste_model import TasteParams
+from recommender.tastes import TASTES, learn_tastes
 from recommender.trend import TrendParams, best_half_life
 
 SERVING, TRAINING = "serving", "training"

@@ -7,22 +7,22 @@ alone adds. What somebody found by themselves is a choice among what was on offe
 on that day, by a softmax with sampled alternatives. A person's taste for an item
 is
 
-    bias(item) + factors(person) . factors(item) + liking(person, category(item))
+    bias(item) + factors(person) . factors(item) + likings(person) . categories(item)
 
-and every one of the four is what attributes say (a person's country, say, or an
-item's tags) plus a part of its own, which is pulled towards zero: of whom little
-is known, the attributes speak. ALS learns from engagements alone and takes all
-that somebody did not touch for a mild dislike; this model learns from what they
-passed over, too, and so needs a log of impressions.
+and biases, factors and likings are what attributes say (a person's country, say, or
+an item's tags) plus a part of their own, which is pulled towards zero: of whom
+little is known, the attributes speak. How long somebody stayed with what they
+clicked says how much they liked it, as far as it goes with the rest. An item is of
+the category its catalogue says, until those who click it say otherwise. ALS learns
+from engagements alone and takes all that somebody did not touch for a mild dislike;
+this model learns from what they passed over, too, and so needs a log of impressions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +30,7 @@ import scipy.sparse as sp
 
 from recommender.arrays import (
     VECTOR,
+    Bools,
     Doubles,
     Floats,
     Ints,
@@ -44,6 +45,15 @@ from recommender.arrays import (
     rows_of,
     vectors,
 )
+from recommender.taste_model import (
+    MOST_POSITIONS,
+    Entities,
+    Evidence,
+    TasteParams,
+    fit,
+    labelled,
+    sums,
+)
 
 USER, ITEM, EVERYBODY = "user", "item", "everybody"
 TASTES = pa.schema(
@@ -54,66 +64,11 @@ TASTES = pa.schema(
     ]
 )
 """``user`` and ``everybody`` (one row, the mean, for people without one):
-factors, then a liking for each category. ``item``: factors, then its bias."""
+factors, then a liking for each category. ``item``: factors, its bias, and of each of
+CATEGORIES_AN_ITEM categories the place and how much the item is of it."""
 
-MOST_POSITIONS = 50
-"""Positions beyond share the last one's effect."""
 MOST_ATTRIBUTES = 2_000
 POPULAR_DAYS = 3
-
-Parameters = dict[str, Doubles]
-
-
-class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Few factors and firm penalties: a person has tens of clicks, not hundreds.
-
-    ``alternatives`` to each choice; ``most_choices`` and ``most_shown`` are the
-    newest that are learned from. Penalties are halves of squares.
-    """
-
-    factors: int = 4
-    alternatives: int = 60
-    most_choices: int = 50_000
-    most_shown: int = 1_000_000
-    steps: int = 200
-    learning_rate: float = 0.05
-    user_penalty: float = 1.0
-    item_penalty: float = 4.0
-    liking_penalty: float = 1.5
-    bias_penalty: float = 2.0
-    attribute_penalty: float = 1.0
-    user_attribute_penalty: float = 2.0
-    position_penalty: float = 0.01
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """The distinct pairs by user and item: ``offsets`` (users + 1), ``user``, ``item``
-    and ``liking``, the cell of user and category in (users, categories + 1). Of each
-    impression its pair, position (from 0) and whether it was clicked; of each choice
-    (choices, 1 + alternatives) the pairs, the chosen one first."""
-
-    offsets: Ints
-    user: Ints
-    item: Ints
-    liking: Ints
-    shown: Ints
-    position: Ints
-    clicked: Floats
-    choices: Ints
-
-
-@dataclass(frozen=True)
-class _World:
-    """``people`` and ``items``: their attributes, one row each. ``category``
-    (items,): the place among ``categories``, one beyond the last where it is
-    unknown."""
-
-    people: sp.csr_matrix
-    items: sp.csr_matrix
-    category: Ints
-    categories: int
 
 
 def learn_tastes(
@@ -127,9 +82,9 @@ def learn_tastes(
     ``items``; no rows where nothing was shown to anyone.
 
     ``events``: user_id, item_id, day, position (from 1; null: found without a
-    list), label (1: clicked). ``people``: user_id, country, device,
-    referral_source, declared_preferences. ``items``: item_id, category, tags,
-    published_at, is_active. An unknown item is left out.
+    list), label (1: clicked), dwell_ms (null: not known). ``people``: user_id,
+    country, device, referral_source, declared_preferences. ``items``: item_id,
+    category, tags, published_at, is_active. An unknown item is left out.
     """
     events = _newest_first(events)
     people, items = _everyone(people, events), items.sort_by("item_id")
@@ -153,48 +108,72 @@ def learn_tastes(
         ),
         return_inverse=True,
     )
-    category = positions(
-        pa.array(categories, pa.string()), column(items, "category", pa.string())
-    )
-    category[category < 0] = len(categories)
     who, what = pairs // everything, pairs % everything
-    evidence = _Evidence(
-        offsets_of(who, everyone),
-        who,
-        what,
-        who * (len(categories) + 1) + category[what],
-        of[: len(shown)],
-        np.minimum(position[shown], MOST_POSITIONS) - 1,
-        (numbers(events, "label", 0)[shown] > 0).astype(np.float32),
-        of[len(shown) :].reshape(others.shape),
+    clicked = numbers(events, "label", 0)[shown] > 0
+    stayed, dwell = _stays(
+        np.concatenate([shown, found]),
+        np.concatenate([of[: len(shown)], of[len(shown) :: others.shape[1]]]),
+        np.concatenate([clicked, np.ones(len(found), np.bool_)]),
+        numbers(events, "dwell_ms", 0),
     )
-    world = _World(
+    evidence = Evidence(
+        offsets=offsets_of(who, everyone),
+        user=who,
+        item=what,
+        shown=of[: len(shown)],
+        position=np.minimum(position[shown], MOST_POSITIONS) - 1,
+        clicked=clicked.astype(np.float32),
+        choices=of[len(shown) :].reshape(others.shape),
+        stayed=stayed,
+        dwell=dwell,
+    )
+    fitted, entities = fit(evidence, _entities(people, items, categories), params)
+    taste, liked, bias = sums(entities, fitted)
+    mean = taste.mean(axis=0, keepdims=True)
+    # zero is what everybody thinks of the average item, and so of an unknown one
+    width = params.factors
+    likings = entities.membership() @ mean[0, width:]
+    bias -= (liked @ mean[0, :width] + bias + likings).mean()
+    of = np.stack([entities.category, entities.share], axis=2).reshape(len(items), -1)
+    return pa.concat_tables(
+        [
+            _table(EVERYBODY, pa.array([""]), mean),
+            _table(USER, ids(people, "user_id"), taste),
+            _table(ITEM, ids(items, "item_id"), np.column_stack([liked, bias, of])),
+        ]
+    )
+
+
+def _stays(
+    rows: Ints, pairs: Ints, taken: Bools, dwell_ms: Doubles
+) -> tuple[Ints, Floats]:
+    """``Evidence.stayed`` and ``Evidence.dwell`` of the rows that were ``taken``."""
+    known = np.flatnonzero(taken & (dwell_ms[rows] > 0))
+    spent = np.log(dwell_ms[rows[known]])
+    if len(known) == 0 or spent.std() == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return pairs[known], ((spent - spent.mean()) / spent.std()).astype(np.float32)
+
+
+def _entities(people: pa.Table, items: pa.Table, categories: Sequence[str]) -> Entities:
+    names = pa.array(categories, pa.string())
+    label = positions(names, column(items, "category", pa.string()))
+    category, share = labelled(label, len(categories))
+    return Entities(
         _attributes(
-            everyone,
+            len(people),
             {
-                "": pa.array([""] * everyone),
+                "": pa.array([""] * len(people)),
                 "country": people["country"],
                 "device": people["device"],
                 "referral": people["referral_source"],
                 "declared": people["declared_preferences"],
             },
         ),
-        _attributes(everything, {"category": items["category"], "tag": items["tags"]}),
+        _attributes(len(items), {"category": items["category"], "tag": items["tags"]}),
         category,
+        share,
         len(categories),
-    )
-    taste, liked, bias = _sums(world, _fitted(evidence, world, params))
-    mean = taste.mean(axis=0, keepdims=True)
-    # zero is what everybody thinks of the average item, and so of an unknown one
-    width = params.factors
-    likings = np.append(mean[0, width:], 0)[category]
-    bias -= (liked @ mean[0, :width] + bias + likings).mean()
-    return pa.concat_tables(
-        [
-            _table(EVERYBODY, pa.array([""]), mean),
-            _table(USER, ids(people, "user_id"), taste),
-            _table(ITEM, ids(items, "item_id"), np.column_stack([liked, bias])),
-        ]
     )
 
 
@@ -210,7 +189,8 @@ def _everyone(people: pa.Table, events: pa.Table) -> pa.Table:
 
 
 def _newest_first(events: pa.Table) -> pa.Table:
-    order = [(name, "ascending") for name in ("user_id", "item_id", "position")]
+    keys = ("user_id", "item_id", "position", "label", "dwell_ms")
+    order = [(name, "ascending") for name in keys]
     return events.sort_by([("day", "descending"), *order])
 
 
@@ -269,106 +249,6 @@ def _attributes(rows: int, columns: Mapping[str, Any]) -> sp.csr_matrix:
     )
     every.data[:] = 1.0
     return every[:, kept].tocsr()
-
-
-# --- fitting -----------------------------------------------------------------
-
-
-def _fitted(evidence: _Evidence, world: _World, params: TasteParams) -> Parameters:
-    """The most probable tastes, by full gradients and Adam (Kingma and Ba, 2015)."""
-    people, items = world.people.shape, world.items.shape
-    likings = world.categories
-    rng = np.random.default_rng(params.seed)
-    shapes_and_penalties = {
-        "user": ((people[0], params.factors), params.user_penalty),
-        "user_by": ((people[1], params.factors), params.user_attribute_penalty),
-        "liking": ((people[0], likings), params.liking_penalty),
-        "liking_by": ((people[1], likings), params.user_attribute_penalty),
-        "item": ((items[0], params.factors), params.item_penalty),
-        "item_by": ((items[1], params.factors), params.attribute_penalty),
-        "bias": ((items[0], 1), params.bias_penalty),
-        "bias_by": ((items[1], 1), params.attribute_penalty),
-        "position": ((MOST_POSITIONS, 1), params.position_penalty),
-    }
-    found = {name: np.zeros(shape) for name, (shape, _) in shapes_and_penalties.items()}
-    # factors at zero would have no gradient
-    for name in ("item_by", "item"):
-        found[name] += rng.normal(0, 0.1, found[name].shape)
-    found["position"] += -3.0
-    mean = {name: np.zeros_like(value) for name, value in found.items()}
-    square = {name: np.zeros_like(value) for name, value in found.items()}
-    for step in range(1, params.steps + 1):
-        gradient = _gradient(evidence, world, found)
-        # smaller steps towards the end settle what the first ones overshot
-        rate = params.learning_rate * (1.0 if step < 0.6 * params.steps else 0.3)
-        for name, (_, penalty) in shapes_and_penalties.items():
-            up = gradient[name] - penalty * found[name]
-            mean[name] = 0.9 * mean[name] + 0.1 * up
-            square[name] = 0.99 * square[name] + 0.01 * up**2
-            scale = np.sqrt(square[name] / (1 - 0.99**step)) + 1e-8
-            found[name] += rate * (mean[name] / (1 - 0.9**step)) / scale
-    return found
-
-
-def _sums(world: _World, found: Parameters) -> tuple[Doubles, Doubles, Doubles]:
-    """Factors and likings of people, and factors and bias of items: what the
-    attributes say and what is their own."""
-    user = np.hstack([found["user"], found["liking"]])
-    user += world.people @ np.hstack([found["user_by"], found["liking_by"]])
-    item = found["item"] + world.items @ found["item_by"]
-    bias = found["bias"] + world.items @ found["bias_by"]
-    return user, item, bias[:, 0]
-
-
-def _gradient(evidence: _Evidence, world: _World, found: Parameters) -> Parameters:
-    """Of the log-likelihood: each pair's score in single precision, all sums in
-    double."""
-    user, item, bias = _sums(world, found)
-    width = item.shape[1]
-    score = _scores(user, item, bias, evidence)
-    effect = found["position"][:, 0].astype(np.float32)
-    margin = score.take(evidence.shown) + effect.take(evidence.position)
-    of_shown = evidence.clicked - 1 / (1 + np.exp(-margin))
-    chance = score.take(evidence.choices)
-    chance -= chance.max(axis=1, keepdims=True, initial=-np.inf)
-    np.exp(chance, out=chance)
-    of_choices = -chance / chance.sum(axis=1, keepdims=True)
-    of_choices[:, 0] += 1
-    by_pair = np.bincount(evidence.shown, of_shown, len(score))
-    by_pair += np.bincount(evidence.choices.ravel(), of_choices.ravel(), len(score))
-    residual = sp.csr_matrix(
-        (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
-    )
-    likings = len(user) * (world.categories + 1)
-    to_liking = np.bincount(evidence.liking, by_pair, likings)
-    to_liking = to_liking.reshape(len(user), -1)[:, :-1]
-    to_user = residual @ item
-    to_item = residual.T @ user[:, :width]
-    to_bias = np.bincount(evidence.item, by_pair, len(item))[:, None]
-    return {
-        "user": to_user,
-        "liking": to_liking,
-        "user_by": world.people.T @ to_user,
-        "liking_by": world.people.T @ to_liking,
-        "item": to_item,
-        "item_by": world.items.T @ to_item,
-        "bias": to_bias,
-        "bias_by": world.items.T @ to_bias,
-        "position": np.bincount(evidence.position, of_shown, MOST_POSITIONS)[:, None],
-    }
-
-
-def _scores(user: Doubles, item: Doubles, bias: Doubles, evidence: _Evidence) -> Floats:
-    """Of each pair: bias, factors times factors, and the liking for the category."""
-    width = item.shape[1]
-    likings = np.pad(user[:, width:], ((0, 0), (0, 1))).astype(np.float32)
-    found: Floats = likings.ravel().take(evidence.liking)
-    found += bias.astype(np.float32).take(evidence.item)
-    for at in range(width):
-        theirs = user[:, at].astype(np.float32).take(evidence.user)
-        theirs *= item[:, at].astype(np.float32).take(evidence.item)
-        found += theirs
-    return found
 
 
 def _table(kind: str, names: pa.Array, dense: Doubles) -> pa.Table:

@@ -21,7 +21,7 @@ import msgspec
 from feedloop.contracts.lists import BuildId
 from feedloop.errors import BuildInvalid, ContractError
 
-FORMAT = 4
+FORMAT = 5
 MODEL, LISTS = "model", "lists"
 MANIFEST = "manifest.json"
 

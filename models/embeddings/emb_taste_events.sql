@@ -1,6 +1,6 @@
 -- What tastes are learned from: every impression of the last days with its
--- answer as known by the run, and what people found without a list. Only once
--- the ranker learns from the log, too.
+-- answer as known by the run, and what people found without a list; and how long
+-- they stayed with it. Only once the ranker learns from the log, too.
 with instants as (
     select
         purpose,
@@ -25,6 +25,7 @@ events as (
         events.role,
         events.is_label,
         events.page_position,
+        events.dwell_time_ms,
         events.occurred_on
     from instants
     inner join {{ ref('stg_events') }} as events
@@ -32,7 +33,10 @@ events as (
             {{ date_minus('instants.as_of_date', var('training_days')) }}
             <= events.occurred_on
             and instants.as_of >= events.occurred_at
-    where events.role = 'exposure' or events.is_label
+    where
+        events.role = 'exposure'
+        or events.is_label
+        or events.dwell_time_ms > 0
 )
 
 select
@@ -43,7 +47,8 @@ select
     rec_id,
     min(occurred_on) as day,
     cast(min(page_position) as int) as position,
-    cast(max(case when is_label then 1 else 0 end) as int) as label
+    cast(max(case when is_label then 1 else 0 end) as int) as label,
+    cast(sum(dwell_time_ms) as bigint) as dwell_ms
 from events
 where rec_id is not null
 group by purpose, as_of, user_id, item_id, rec_id
@@ -57,7 +62,9 @@ select
     cast(null as {{ dbt.type_string() }}) as rec_id,
     occurred_on as day,
     cast(null as int) as position,
-    1 as label
+    1 as label,
+    cast(sum(dwell_time_ms) as bigint) as dwell_ms
 from events
-where rec_id is null and is_label
+where rec_id is null and (is_label or dwell_time_ms > 0)
 group by purpose, as_of, user_id, item_id, occurred_on
+having count(*) filter (where is_label) > 0

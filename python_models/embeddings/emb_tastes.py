@@ -1,6 +1,6 @@
 from feedloop import frames
 from recommender import stages
-from recommender.tastes import TasteParams
+from recommender.taste_model import TasteParams
 
 
 def model(dbt, session):

@@ -1,0 +1,316 @@
+"""The model behind ``recommender.tastes`` and how it is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import scipy.sparse as sp
+
+from recommender.arrays import Doubles, Floats, Ints
+
+MOST_POSITIONS = 50
+"""Positions beyond share the last one's effect."""
+CATEGORIES_AN_ITEM = 2
+"""An item is of so many categories at most."""
+UNKNOWN = -1
+
+Parameters = dict[str, Doubles]
+
+
+class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Few factors and firm penalties: a person has tens of clicks, not hundreds.
+
+    ``alternatives`` to each choice; ``most_choices`` and ``most_shown`` are the
+    newest that are learned from. ``mislabelled``: the share of items that are
+    thought to be of another category than the catalogue says. Penalties are halves
+    of squares.
+    """
+
+    factors: int = 4
+    alternatives: int = 30
+    most_choices: int = 200_000
+    most_shown: int = 1_000_000
+    mislabelled: float = 0.05
+    steps: int = 200
+    steps_after: int = 100
+    learning_rate: float = 0.05
+    user_penalty: float = 1.0
+    item_penalty: float = 4.0
+    liking_penalty: float = 1.0
+    bias_penalty: float = 2.0
+    attribute_penalty: float = 1.0
+    user_attribute_penalty: float = 2.0
+    position_penalty: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The distinct pairs by user and item: ``offsets`` (users + 1), ``user`` and
+    ``item``. Of each impression its pair, position (from 0) and whether it was
+    clicked; of each choice (choices, 1 + alternatives) the pairs, the chosen one
+    first. ``stayed`` are the pairs of what was clicked or chosen and then looked at
+    for a known time, ``dwell`` its logarithm, less the mean and in standard
+    deviations."""
+
+    offsets: Ints
+    user: Ints
+    item: Ints
+    shown: Ints
+    position: Ints
+    clicked: Floats
+    choices: Ints
+    stayed: Ints
+    dwell: Floats
+
+
+@dataclass(frozen=True)
+class Entities:
+    """``people`` and ``items``: their attributes, one row each. ``category`` and
+    ``share`` (items, CATEGORIES_AN_ITEM): of which of the ``categories`` each is,
+    and how much, shares of one; nothing at all where its category is unknown."""
+
+    people: sp.csr_matrix
+    items: sp.csr_matrix
+    category: Ints
+    share: Doubles
+    categories: int
+
+    def membership(self) -> sp.csr_matrix:
+        """(items, categories): the shares."""
+        size = self.category.shape
+        if not self.categories:
+            return sp.csr_matrix((size[0], 0))
+        offsets = np.arange(size[0] + 1) * size[1]
+        return sp.csr_matrix(
+            (self.share.ravel(), self.category.ravel(), offsets),
+            shape=(size[0], self.categories),
+        )
+
+
+def labelled(category: Ints, categories: int) -> tuple[Ints, Doubles]:
+    """``category`` and ``share`` as the catalogue has them, UNKNOWN for none."""
+    of = np.zeros((len(category), CATEGORIES_AN_ITEM), np.int64)
+    share = np.zeros(of.shape)
+    of[:, 0] = np.maximum(category, 0)
+    if categories:
+        share[:, 0] = category != UNKNOWN
+    return of, share
+
+
+def fit(
+    evidence: Evidence, entities: Entities, params: TasteParams
+) -> tuple[Parameters, Entities]:
+    """The most probable tastes, first with the catalogue's categories, then with
+    those that the answers make likely."""
+    found = _start(entities, params)
+    _climb(found, evidence, entities, params, params.steps)
+    if entities.categories > 1 and params.mislabelled:
+        entities = _recategorised(found, evidence, entities, params.mislabelled)
+        _climb(found, evidence, entities, params, params.steps_after)
+    return found, entities
+
+
+def sums(entities: Entities, found: Parameters) -> tuple[Doubles, Doubles, Doubles]:
+    """Factors and likings of people, and factors and bias of items: what the
+    attributes say and what is their own."""
+    user = np.hstack([found["user"], found["liking"]])
+    user += entities.people @ np.hstack([found["user_by"], found["liking_by"]])
+    item = found["item"] + entities.items @ found["item_by"]
+    bias = found["bias"] + entities.items @ found["bias_by"]
+    return user, item, bias[:, 0]
+
+
+def _start(entities: Entities, params: TasteParams) -> Parameters:
+    people, items = entities.people.shape, entities.items.shape
+    shapes = {
+        "user": (people[0], params.factors),
+        "user_by": (people[1], params.factors),
+        "liking": (people[0], entities.categories),
+        "liking_by": (people[1], entities.categories),
+        "item": (items[0], params.factors),
+        "item_by": (items[1], params.factors),
+        "bias": (items[0], 1),
+        "bias_by": (items[1], 1),
+        "position": (MOST_POSITIONS, 1),
+    }
+    found = {name: np.zeros(shape) for name, shape in shapes.items()}
+    rng = np.random.default_rng(params.seed)
+    # factors at zero would have no gradient
+    for name in ("item_by", "item"):
+        found[name] += rng.normal(0, 0.1, found[name].shape)
+    found["position"] += -3.0
+    return found
+
+
+def _climb(
+    found: Parameters,
+    evidence: Evidence,
+    entities: Entities,
+    params: TasteParams,
+    steps: int,
+) -> None:
+    """Full gradients and Adam (Kingma and Ba, 2015); moves ``found``."""
+    penalties = {
+        "user": params.user_penalty,
+        "user_by": params.user_attribute_penalty,
+        "liking": params.liking_penalty,
+        "liking_by": params.user_attribute_penalty,
+        "item": params.item_penalty,
+        "item_by": params.attribute_penalty,
+        "bias": params.bias_penalty,
+        "bias_by": params.attribute_penalty,
+        "position": params.position_penalty,
+    }
+    mean = {name: np.zeros_like(value) for name, value in found.items()}
+    square = {name: np.zeros_like(value) for name, value in found.items()}
+    for step in range(1, steps + 1):
+        gradient = _gradient(evidence, entities, found)
+        # smaller steps towards the end settle what the first ones overshot
+        rate = params.learning_rate * (1.0 if step < 0.6 * steps else 0.3)
+        for name, penalty in penalties.items():
+            up = gradient[name] - penalty * found[name]
+            mean[name] = 0.9 * mean[name] + 0.1 * up
+            square[name] = 0.99 * square[name] + 0.01 * up**2
+            scale = np.sqrt(square[name] / (1 - 0.99**step)) + 1e-8
+            found[name] += rate * (mean[name] / (1 - 0.9**step)) / scale
+
+
+def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Parameters:
+    """Of the log-likelihood: each pair's score in single precision, all sums in
+    double."""
+    user, item, bias = sums(entities, found)
+    width = item.shape[1]
+    score = _scores(user, item, bias, evidence, entities)
+    margin = score.take(evidence.shown) + _effects(found, evidence)
+    of_shown = evidence.clicked - 1 / (1 + np.exp(-margin))
+    chance = score.take(evidence.choices)
+    chance -= chance.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(chance, out=chance)
+    of_choices = -chance / chance.sum(axis=1, keepdims=True)
+    of_choices[:, 0] += 1
+    by_pair = np.bincount(evidence.shown, of_shown, len(score))
+    by_pair += np.bincount(evidence.choices.ravel(), of_choices.ravel(), len(score))
+    by_pair += np.bincount(evidence.stayed, _of_dwell(score, evidence), len(score))
+    residual = sp.csr_matrix(
+        (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
+    )
+    to_user = residual @ item
+    to_liking = (residual @ entities.membership()).toarray()
+    to_item = residual.T @ user[:, :width]
+    to_bias = np.bincount(evidence.item, by_pair, len(item))[:, None]
+    return {
+        "user": to_user,
+        "liking": to_liking,
+        "user_by": entities.people.T @ to_user,
+        "liking_by": entities.people.T @ to_liking,
+        "item": to_item,
+        "item_by": entities.items.T @ to_item,
+        "bias": to_bias,
+        "bias_by": entities.items.T @ to_bias,
+        "position": np.bincount(evidence.position, of_shown, MOST_POSITIONS)[:, None],
+    }
+
+
+def _scores(
+    user: Doubles,
+    item: Doubles,
+    bias: Doubles,
+    evidence: Evidence,
+    entities: Entities,
+) -> Floats:
+    """Of each pair: bias, factors times factors, and the likings for the item's
+    categories."""
+    width = item.shape[1]
+    found: Floats = bias.astype(np.float32).take(evidence.item)
+    for at in range(width):
+        theirs = user[:, at].astype(np.float32).take(evidence.user)
+        theirs *= item[:, at].astype(np.float32).take(evidence.item)
+        found += theirs
+    if entities.categories:
+        likings = user[:, width:].astype(np.float32).ravel()
+        row = evidence.user * entities.categories
+        for of, share in zip(entities.category.T, entities.share.T, strict=True):
+            if share.any():
+                theirs = likings.take(row + of.take(evidence.item))
+                theirs *= share.astype(np.float32).take(evidence.item)
+                found += theirs
+    return found
+
+
+def _effects(found: Parameters, evidence: Evidence) -> Floats:
+    """What its position adds to each impression's log-odds."""
+    effect: Floats = found["position"][:, 0].astype(np.float32).take(evidence.position)
+    return effect
+
+
+def _of_dwell(score: Floats, evidence: Evidence) -> Floats:
+    """The gradient of a regression of ``dwell`` on the score of what was clicked.
+
+    Its slope is the best one for these scores, and none where those who like a
+    thing more do not stay longer.
+    """
+    scores = score.take(evidence.stayed)
+    scores -= scores.mean() if len(scores) else 0
+    spread = float(scores @ scores)
+    slope = np.float32(0)
+    if spread > 0:
+        slope = np.float32(max(0.0, float(scores @ evidence.dwell) / spread))
+    gradient: Floats = slope * (evidence.dwell - slope * scores)
+    return gradient
+
+
+# --- of which category an item is --------------------------------------------
+
+
+def _recategorised(
+    found: Parameters, evidence: Evidence, entities: Entities, mislabelled: float
+) -> Entities:
+    """Each item with its likeliest categories, given who clicked it.
+
+    The label is wrong with the chance ``mislabelled``, and then any other as likely
+    as the next (Dawid and Skene, 1979, with one rater).
+    """
+    likely = _log_likelihoods(found, evidence, entities)
+    items, categories = likely.shape
+    prior = np.full(likely.shape, mislabelled / (categories - 1))
+    prior[np.arange(items), entities.category[:, 0]] = 1 - mislabelled
+    likely += np.log(prior)
+    chance = np.exp(likely - likely.max(axis=1, keepdims=True))
+    best = np.argsort(-chance, axis=1, kind="stable")[:, :CATEGORIES_AN_ITEM]
+    share = np.take_along_axis(chance, best, axis=1)
+    share /= share.sum(axis=1, keepdims=True)
+    share[entities.share[:, 0] == 0] = 0  # of no known category
+    return replace(entities, category=best, share=share)
+
+
+def _log_likelihoods(
+    found: Parameters, evidence: Evidence, entities: Entities
+) -> Doubles:
+    """(items, categories): of the answers to each item, were it of the category.
+
+    What counts is how much more somebody likes a category than others do; how
+    popular a category is stands in the item's bias.
+    """
+    user, item, bias = sums(entities, found)
+    likings = user[:, item.shape[1] :]
+    likings = likings - likings.mean(axis=0)
+    score = _scores(user, item, bias, evidence, entities)
+    label = entities.category[:, 0].take(evidence.item)
+    bare = score - likings[evidence.user, label]
+    shown, chosen = evidence.shown, evidence.choices[:, 0]
+    margin = bare.take(shown) + _effects(found, evidence)
+    answer = np.where(evidence.clicked > 0, 1.0, -1.0)
+    others = np.logaddexp.reduce(score.take(evidence.choices[:, 1:]), axis=1)
+    likely = np.zeros((len(item), entities.categories))
+    for category in range(entities.categories):
+        liking = likings[:, category].take(evidence.user)
+        of_shown = -np.logaddexp(0, -answer * (margin + liking.take(shown)))
+        margins = bare.take(chosen) + liking.take(chosen) - others
+        of_choices = -np.logaddexp(0, -margins)
+        for pairs, of_pairs in ((shown, of_shown), (chosen, of_choices)):
+            of_items = np.bincount(evidence.item.take(pairs), of_pairs, len(item))
+            likely[:, category] += of_items
+    return likely
