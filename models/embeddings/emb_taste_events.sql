@@ -1,6 +1,6 @@
 -- What tastes are learned from: every impression of the last days with its
--- answer as known by the run, what people found without a list, and how long they
--- stayed with either. Only once the ranker learns from the log, too.
+-- answer as known by the run, what people found without a list, and how
+-- long they stayed with either. Only once the ranker learns from the log, too.
 with instants as (
     select
         purpose,
