@@ -30,7 +30,6 @@ import scipy.sparse as sp
 
 from recommender.arrays import (
     VECTOR,
-    Bools,
     Doubles,
     Floats,
     Ints,
@@ -86,47 +85,10 @@ def learn_tastes(
     country, device, referral_source, declared_preferences. ``items``: item_id,
     category, tags, published_at, is_active. An unknown item is left out.
     """
-    events = _newest_first(events)
     people, items = _everyone(people, events), items.sort_by("item_id")
-    user = positions(ids(people, "user_id"), ids(events, "user_id"))
-    item = positions(ids(items, "item_id"), ids(events, "item_id"))
-    position = numbers(events, "position", 0).astype(np.int64)
-    known = item >= 0
-    shown = np.flatnonzero(known & (position > 0))[: params.most_shown]
-    found = np.flatnonzero(known & (position == 0))[: params.most_choices]
-    if len(shown) == 0:
+    evidence = _evidence(_newest_first(events), people, items, params)
+    if len(evidence.shown) == 0:
         return TASTES.empty_table()
-    day = _days(events, "day")
-    others = _alternatives(user[found], item[found], day[found], items, params)
-    everyone, everything = len(people), len(items)
-    pairs, of = np.unique(
-        np.concatenate(
-            [
-                user[shown] * everything + item[shown],
-                (user[found][:, None] * everything + others).ravel(),
-            ]
-        ),
-        return_inverse=True,
-    )
-    who, what = pairs // everything, pairs % everything
-    clicked = numbers(events, "label", 0)[shown] > 0
-    stayed, dwell = _stays(
-        np.concatenate([shown, found]),
-        np.concatenate([of[: len(shown)], of[len(shown) :: others.shape[1]]]),
-        np.concatenate([clicked, np.ones(len(found), np.bool_)]),
-        numbers(events, "dwell_ms", 0),
-    )
-    evidence = Evidence(
-        offsets=offsets_of(who, everyone),
-        user=who,
-        item=what,
-        shown=of[: len(shown)],
-        position=np.minimum(position[shown], MOST_POSITIONS) - 1,
-        clicked=clicked.astype(np.float32),
-        choices=of[len(shown) :].reshape(others.shape),
-        stayed=stayed,
-        dwell=dwell,
-    )
     fitted, entities = fit(evidence, _entities(people, items, categories), params)
     taste, liked, bias = sums(entities, fitted)
     mean = taste.mean(axis=0, keepdims=True)
@@ -144,15 +106,55 @@ def learn_tastes(
     )
 
 
-def _stays(
-    rows: Ints, pairs: Ints, taken: Bools, dwell_ms: Doubles
-) -> tuple[Ints, Floats]:
-    """``Evidence.stayed`` and ``Evidence.dwell`` of the rows that were ``taken``."""
-    known = np.flatnonzero(taken & (dwell_ms[rows] > 0))
-    spent = np.log(dwell_ms[rows[known]])
-    if len(known) == 0 or spent.std() == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return pairs[known], ((spent - spent.mean()) / spent.std()).astype(np.float32)
+def _evidence(
+    events: pa.Table, people: pa.Table, items: pa.Table, params: TasteParams
+) -> Evidence:
+    """What ``events``, newest first, say of ``people`` and ``items``."""
+    user = positions(ids(people, "user_id"), ids(events, "user_id"))
+    item = positions(ids(items, "item_id"), ids(events, "item_id"))
+    position = numbers(events, "position", 0).astype(np.int64)
+    known = item >= 0
+    shown = np.flatnonzero(known & (position > 0))[: params.most_shown]
+    found = np.flatnonzero(known & (position == 0))[: params.most_choices]
+    others = _alternatives(
+        user[found], item[found], _days(events, "day")[found], items, params
+    )
+    everything = len(items)
+    pairs, of = np.unique(
+        np.concatenate(
+            [
+                user[shown] * everything + item[shown],
+                (user[found][:, None] * everything + others).ravel(),
+            ]
+        ),
+        return_inverse=True,
+    )
+    of_shown, choices = of[: len(shown)], of[len(shown) :].reshape(others.shape)
+    clicked = numbers(events, "label", 0)[shown] > 0
+    dwell_ms = numbers(events, "dwell_ms", 0)
+    stays = np.concatenate([np.where(clicked, dwell_ms[shown], 0), dwell_ms[found]])
+    stayed = np.flatnonzero(stays > 0)
+    return Evidence(
+        offsets=offsets_of(pairs // everything, len(people)),
+        user=pairs // everything,
+        item=pairs % everything,
+        shown=of_shown,
+        position=np.minimum(position[shown], MOST_POSITIONS) - 1,
+        clicked=clicked.astype(np.float32),
+        choices=choices,
+        stayed=np.concatenate([of_shown, choices[:, 0]])[stayed],
+        dwell=_standardised(np.log(stays[stayed])),
+    )
+
+
+def _standardised(values: Doubles) -> Floats:
+    """In standard deviations from the mean, three at most: a tab left open says
+    little."""
+    spread = values.std() if len(values) else 0
+    if spread == 0:
+        return np.zeros(len(values), np.float32)
+    found: Doubles = np.clip((values - values.mean()) / spread, -3, 3)
+    return found.astype(np.float32)
 
 
 def _entities(people: pa.Table, items: pa.Table, categories: Sequence[str]) -> Entities:
