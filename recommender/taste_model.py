@@ -33,8 +33,8 @@ class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
     most_choices: int = 200_000
     most_shown: int = 1_000_000
     mislabelled: float = 0.05
-    steps: int = 200
-    steps_after: int = 100
+    steps: int = 150
+    steps_after: int = 60
     learning_rate: float = 0.05
     user_penalty: float = 1.0
     item_penalty: float = 4.0
