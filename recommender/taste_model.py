@@ -90,13 +90,12 @@ class Entities:
         )
 
 
-def labelled(category: Ints, categories: int) -> tuple[Ints, Doubles]:
+def labelled(category: Ints) -> tuple[Ints, Doubles]:
     """``category`` and ``share`` as the catalogue has them, UNKNOWN for none."""
     of = np.zeros((len(category), CATEGORIES_AN_ITEM), np.int64)
     share = np.zeros(of.shape)
     of[:, 0] = np.maximum(category, 0)
-    if categories:
-        share[:, 0] = category != UNKNOWN
+    share[:, 0] = category != UNKNOWN
     return of, share
 
 

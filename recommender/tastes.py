@@ -160,7 +160,7 @@ def _standardised(values: Doubles) -> Floats:
 def _entities(people: pa.Table, items: pa.Table, categories: Sequence[str]) -> Entities:
     names = pa.array(categories, pa.string())
     label = positions(names, column(items, "category", pa.string()))
-    category, share = labelled(label, len(categories))
+    category, share = labelled(label)
     return Entities(
         _attributes(
             len(people),
