@@ -100,9 +100,8 @@ class Build:
     ``weighed`` (weighed items,): ordinals, rising, of those with EASE's weights;
     ``weights`` (weighed items, weighed items): what having taken the one weighs for
     the other, float32.
-    ``item_tastes`` (items, taste factors + 1 + 4): factors, bias, and of two
-    categories the place and the share, (items, 0) while no tastes are known.
-    ``mean_taste`` (taste factors + categories,) or (0,).
+    ``item_tastes`` (items, taste factors + BESIDE_FACTORS), (items, 0) while no
+    tastes are known. ``mean_taste`` (taste factors + categories,) or (0,).
     ``trending``, ``fresh``: ordinals of active items in that order. ``indexed``: of
     each key of the ``index`` the ordinal, GONE (-1) of those no longer in it.
     """

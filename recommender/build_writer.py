@@ -79,7 +79,7 @@ from recommender.item_index import (
     update_index,
 )
 from recommender.params import KernelParams
-from recommender.taste_model import CATEGORIES_AN_ITEM
+from recommender.taste_model import BESIDE_FACTORS
 from recommender.tastes import EVERYBODY, ITEM
 
 MOST_ITEMS = 1 << 24
@@ -298,7 +298,7 @@ def _aligned_tastes(
     if len(mean) == 0:
         return np.zeros((len(item_ids), 0), np.float32), np.zeros(0, np.float32)
     items = of_type(ITEM)
-    width = mean.shape[1] - categories + 1 + 2 * CATEGORIES_AN_ITEM
+    width = mean.shape[1] - categories + BESIDE_FACTORS
     dense, _ = matrix(column(items, "vector", VECTOR), width)
     return _aligned(dense, ids(items, "entity_id"), item_ids), mean[0]
 

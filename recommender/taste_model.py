@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -14,6 +15,9 @@ MOST_POSITIONS = 50
 """Positions beyond share the last one's effect."""
 CATEGORIES_AN_ITEM = 2
 """An item is of so many categories at most."""
+BESIDE_FACTORS = 1 + 2 * CATEGORIES_AN_ITEM
+"""What an item's vector has behind its factors: the bias, and of each category the
+place and the share."""
 UNKNOWN = -1
 
 Parameters = dict[str, Doubles]
@@ -78,6 +82,7 @@ class Entities:
     share: Doubles
     categories: int
 
+    @cached_property
     def membership(self) -> sp.csr_matrix:
         """(items, categories): the shares."""
         size = self.category.shape
@@ -197,7 +202,7 @@ def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Para
         (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
     )
     to_user = residual @ item
-    to_liking = (residual @ entities.membership()).toarray()
+    to_liking = (residual @ entities.membership).toarray()
     to_item = residual.T @ user[:, :width]
     to_bias = np.bincount(evidence.item, by_pair, len(item))[:, None]
     return {
@@ -267,7 +272,8 @@ def _of_dwell(score: Floats, evidence: Evidence) -> Floats:
 def _recategorised(
     found: Parameters, evidence: Evidence, entities: Entities, mislabelled: float
 ) -> Entities:
-    """Each item with its likeliest categories, given who clicked it.
+    """Each item with its likeliest categories, given who clicked it; ``entities``
+    as the catalogue has them.
 
     The label is wrong with the chance ``mislabelled``, and then any other as likely
     as the next (Dawid and Skene, 1979, with one rater).

@@ -63,8 +63,7 @@ TASTES = pa.schema(
     ]
 )
 """``user`` and ``everybody`` (one row, the mean, for people without one):
-factors, then a liking for each category. ``item``: factors, its bias, and of each of
-CATEGORIES_AN_ITEM categories the place and how much the item is of it."""
+factors, then a liking for each category. ``item``: factors, then BESIDE_FACTORS."""
 
 MOST_ATTRIBUTES = 2_000
 POPULAR_DAYS = 3
@@ -94,7 +93,7 @@ def learn_tastes(
     mean = taste.mean(axis=0, keepdims=True)
     # zero is what everybody thinks of the average item, and so of an unknown one
     width = params.factors
-    likings = entities.membership() @ mean[0, width:]
+    likings = entities.membership @ mean[0, width:]
     bias -= (liked @ mean[0, :width] + bias + likings).mean()
     of = np.stack([entities.category, entities.share], axis=2).reshape(len(items), -1)
     return pa.concat_tables(

@@ -12,7 +12,7 @@ import pytest
 from recommender.arrays import Doubles
 from recommender.candidates import retrieve
 from recommender.features import assemble
-from recommender.taste_model import CATEGORIES_AN_ITEM, TasteParams
+from recommender.taste_model import BESIDE_FACTORS, TasteParams
 from recommender.tastes import EVERYBODY, ITEM, TASTES, USER, learn_tastes
 from recommender.users import read_users
 from tests.recommender.worlds import items_table, make_build, users_batch
@@ -73,11 +73,15 @@ def scores(tastes: pa.Table) -> Doubles:
         return np.array([row["vector"] for row in rows])
 
     user, item = np.vstack([of(USER), of(EVERYBODY)]), of(ITEM)
-    width = item.shape[1] - 1 - 2 * CATEGORIES_AN_ITEM
+    width = item.shape[1] - BESIDE_FACTORS
     found: Doubles = user[:, :width] @ item[:, :width].T + item[:, width]
     for at in range(width + 1, item.shape[1], 2):
         found += user[:, width + item[:, at].astype(int)] * item[:, at + 1]
     return found
+
+
+def by_category(item: int) -> str:
+    return "a" if item % 2 == 0 else "b"
 
 
 def checkerboard() -> list[tuple[int, int, int | None, int]]:
@@ -120,7 +124,7 @@ def test_a_new_item_is_liked_by_those_who_click_its_tag() -> None:
 
 def test_a_new_person_is_thought_to_like_what_their_country_does() -> None:
     countries = ["X" if user % 2 == 0 else "Y" for user in range(32)]
-    categories = ["a" if item % 2 == 0 else "b" for item in range(24)]
+    categories = [by_category(item) for item in range(24)]
     learned = learn_tastes(
         events_table(checkerboard()),
         people_table(32, countries),
@@ -163,7 +167,7 @@ def test_what_people_find_by_themselves_teaches_their_taste() -> None:
         for item in range(10)
         if (user + item) % 2 == 0 and (user + item) % 6
     ]
-    categories = ["a" if item % 2 == 0 else "b" for item in range(10)]
+    categories = [by_category(item) for item in range(10)]
     learned = learn_tastes(
         events_table(shown + found),
         people_table(20),
@@ -251,10 +255,6 @@ def test_an_alternative_was_on_offer_on_the_day_of_the_choice() -> None:
     )
     (everybody,) = scores(learned)[-1:]
     assert everybody[0] > everybody[1] > everybody[2]
-
-
-def by_category(item: int) -> str:
-    return "a" if item % 2 == 0 else "b"
 
 
 def test_an_item_is_of_the_category_whose_lovers_click_it() -> None:
