@@ -28,6 +28,7 @@ from feedloop.errors import BuildInvalid, ContractError
 from recommender.arrays import Bools, Doubles, Floats, Ints, column
 from recommender.item_index import open_index
 from recommender.params import KernelParams
+from recommender.taste_model import BESIDE_FACTORS
 
 ITEMS_FILE = "items.arrow"
 VALUES_FILE = "item_values.npy"
@@ -66,6 +67,7 @@ CROSS_FEATURES = (
     "from_als",
     "from_item_item",
     "from_ease",
+    "from_taste",
     "from_trending",
     "from_popular",
     "from_fresh",
@@ -165,7 +167,7 @@ class Build:
     @cached_property
     def longest_items(self) -> Ints:
         """Those of ``vector_items`` that are searched exactly."""
-        return longest_of(self.vector_items, self.item_norms, self.params.exact_up_to)
+        return highest_of(self.vector_items, self.item_norms, self.params.exact_up_to)
 
     @cached_property
     def longest_vectors(self) -> Floats:
@@ -184,11 +186,34 @@ class Build:
         place[self.weighed] = np.arange(len(self.weighed))
         return place
 
+    @property
+    def taste_factors(self) -> int:
+        """How many factors a taste has; below 0 while no tastes are known."""
+        width: int = self.item_tastes.shape[1]
+        return width - BESIDE_FACTORS
+
+    @cached_property
+    def tasted_items(self) -> Ints:
+        """Ordinals of the active items among which a user's taste searches: the
+        ``exact_up_to`` with the highest score of everybody and of those people
+        with factors of length one more who like them most."""
+        if self.taste_factors < 0:
+            return np.zeros(0, np.int64)
+        active = np.arange(self.active_count)
+        liked = self.item_tastes[: self.active_count, : self.taste_factors]
+        most = sparse_tastes(self, active) @ np.append(self.mean_taste, 1)
+        most += np.sqrt((liked * liked).sum(axis=1))
+        return highest_of(active, most, self.params.exact_up_to)
+
+    @cached_property
+    def tasted(self) -> sp.csr_matrix:
+        """The tastes of ``tasted_items``."""
+        return sparse_tastes(self, self.tasted_items)
+
     @cached_property
     def under_shown(self) -> Bools:
         """Which items have fewer impressions than exploration asks for."""
-        at = list(self.spec.item_features).index(IMPRESSIONS)
-        return self.item_values[:, at] < self.params.explore_below_impressions
+        return np.asarray(self.impressions < self.params.explore_below_impressions)
 
     @cached_property
     def explorable(self) -> Ints:
@@ -196,10 +221,19 @@ class Build:
         return np.flatnonzero(self.under_shown[: self.active_count])
 
     @cached_property
+    def impressions(self) -> Doubles:
+        """Of each item in the last 30 days."""
+        at = list(self.spec.item_features).index(IMPRESSIONS)
+        return self.item_values[:, at].astype(np.float64)
+
+    @cached_property
     def click_through(self) -> Doubles:
-        """Each item's smoothed click-through, above 0 and below 1."""
+        """Each item's smoothed click-through, above 0 and below 1; that of all
+        impressions where an item had none."""
         at = list(self.spec.item_features).index(CTR)
-        return np.clip(self.item_values[:, at].astype(np.float64), 1e-4, 1 - 1e-4)
+        seen, rate = self.impressions, self.item_values[:, at].astype(np.float64)
+        mean = (seen @ rate) / (seen.sum() or 1.0)
+        return np.clip(np.where(seen > 0, rate, mean), 1e-4, 1 - 1e-4)
 
     @cached_property
     def uncertainty(self) -> Doubles:
@@ -208,8 +242,7 @@ class Build:
         Of a Beta posterior with the item's impressions and ``explore_prior``
         pseudo-impressions, by the delta method.
         """
-        at = list(self.spec.item_features).index(IMPRESSIONS)
-        seen = self.item_values[:, at].astype(np.float64) + self.params.explore_prior
+        seen = self.impressions + self.params.explore_prior
         ctr = self.click_through
         deviation: Doubles = 1 / np.sqrt((seen + 1) * ctr * (1 - ctr))
         return deviation
@@ -320,8 +353,25 @@ def _single(table: pa.Table, name: str) -> pa.Array:
     return column(table, name, table.schema.field(name).type)
 
 
-def longest_of(ordinals: Ints, norms: Floats, most: int) -> Ints:
-    """The ``most`` of the ``ordinals`` with the longest vectors, in order."""
-    by_length = np.argsort(-norms[ordinals], kind="stable")
-    longest: Ints = np.sort(ordinals[by_length[:most]])
-    return longest
+def sparse_tastes(build: Build, ordinals: Ints) -> sp.csr_matrix:
+    """(ordinals, factors + categories + 1): the factors, the shares of the
+    categories, and the bias, so that times a user's taste and 1 they are the score.
+    """
+    factors = build.taste_factors
+    liked = build.item_tastes[ordinals]
+    category, share = liked[:, factors + 1 :: 2], liked[:, factors + 2 :: 2]
+    value = np.column_stack([liked[:, :factors], share, liked[:, factors]])
+    column = np.empty(value.shape, np.int64)
+    column[:, :factors] = np.arange(factors)
+    column[:, factors:-1] = factors + category
+    column[:, -1] = len(build.mean_taste)
+    offsets = np.arange(len(value) + 1) * value.shape[1]
+    shape = (len(value), len(build.mean_taste) + 1)
+    return sp.csr_matrix((value.ravel(), column.ravel(), offsets), shape=shape)
+
+
+def highest_of(ordinals: Ints, values: Floats, most: int) -> Ints:
+    """The ``most`` of the ``ordinals`` with the highest of all ``values``, in order."""
+    by_value = np.argsort(-values[ordinals], kind="stable")
+    highest: Ints = np.sort(ordinals[by_value[:most]])
+    return highest

@@ -67,7 +67,7 @@ from recommender.build import (
     Build,
     Spec,
     candidate_features,
-    longest_of,
+    highest_of,
     open_model,
     quantised,
     ranked_features,
@@ -153,7 +153,7 @@ def write_model(
     liked, mean_taste = _aligned_tastes(tastes, item_ids, len(categories))
     fresh = _fresh(items, active, as_of)
     searchable = np.flatnonzero(vectors[:active].any(axis=1))
-    longest = longest_of(searchable, norms, params.exact_up_to)
+    longest = highest_of(searchable, norms, params.exact_up_to)
     others = np.setdiff1d(searchable, longest, assume_unique=True)
     index, indexed, added = None, others, 0
     if len(others):

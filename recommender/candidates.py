@@ -2,9 +2,10 @@
 
 Sources, in the order in which a candidate is credited to one: ``als`` (highest
 inner products), ``item_item`` (neighbours of what was engaged with last),
-``ease`` (what the weights of the same items add up to), ``trending``, ``popular``
-and ``fresh``. What then lacks to the wanted number is filled up in the popular
-order, so that every user gets as many candidates as the catalogue allows.
+``ease`` (what the weights of the same items add up to), ``taste`` (what is likeliest
+to be clicked), ``trending``, ``popular`` and ``fresh``. What then lacks to the wanted
+number is filled up in the popular order, so that every user gets as many candidates as
+the catalogue allows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from recommender.arrays import (
     rows_of,
 )
 from recommender.build import UNIT, Build
+from recommender.most_liked import most_liked
 from recommender.nearest import nearest
 from recommender.pairs import (
     MOST_ROWS,
@@ -41,8 +43,8 @@ from recommender.pairs import (
 )
 from recommender.users import Users
 
-SOURCES = ("als", "item_item", "ease", "trending", "popular", "fresh")
-ALS, ITEM_ITEM, EASE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
+SOURCES = ("als", "item_item", "ease", "taste", "trending", "popular", "fresh")
+ALS, ITEM_ITEM, EASE, TASTE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 NO_RANK = -1
 
 _USERS_AT_A_TIME = 32
@@ -113,23 +115,20 @@ def retrieve(
     allowed &= (related & ORDINAL) < np.uint64(build.active_count)
     predicted = _predicted(newest, len(users), build)
     popular = np.arange(build.active_count)
+    quota = _quotas(build, n)
     found = [
-        _Found(
-            ALS, *nearest(users, build, consumed, _quota(build.params.als_share, n))
-        ),
+        _Found(ALS, *nearest(users, build, consumed, quota[ALS])),
         _best_related(
-            related[allowed],
-            relation[allowed],
-            len(users),
-            _quota(build.params.item_item_share, n),
+            related[allowed], relation[allowed], len(users), quota[ITEM_ITEM]
         ),
-        _best_predicted(predicted, build, consumed, _quota(build.params.ease_share, n)),
+        _best_predicted(predicted, build, consumed, quota[EASE]),
+        _Found(TASTE, *most_liked(users, build, consumed, quota[TASTE])),
         *(
-            _first_of(order, source, len(users), consumed, _quota(share, n))
-            for order, source, share in (
-                (build.trending, TRENDING, build.params.trending_share),
-                (popular, POPULAR, build.params.popular_share),
-                (build.fresh, FRESH, build.params.fresh_share),
+            _first_of(order, source, len(users), consumed, quota[source])
+            for order, source in (
+                (build.trending, TRENDING),
+                (popular, POPULAR),
+                (build.fresh, FRESH),
             )
         ),
     ]
@@ -157,8 +156,17 @@ def wanted(build: Build) -> int:
     return max(build.params.candidates, *lengths, 1)
 
 
-def _quota(share: float, n: int) -> int:
-    return int(share * n)
+def _quotas(build: Build, n: int) -> list[int]:
+    """Of ``n`` candidates, in the order of SOURCES. While no tastes are known, the
+    other sources have their part, in proportion."""
+    share = np.array([getattr(build.params, f"{source}_share") for source in SOURCES])
+    total = share.sum()
+    if build.taste_factors < 0:
+        share[TASTE] = 0
+    share *= total / (share.sum() or 1.0)
+    # a hundredth of one more, for a share that its sum left just below
+    found: list[int] = (share * n + 0.01).astype(np.int64).tolist()
+    return found
 
 
 _Newest: TypeAlias = tuple[Ints, Ints, Floats]

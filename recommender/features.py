@@ -20,7 +20,6 @@ from recommender.arrays import (
 )
 from recommender.build import CROSS_FEATURES, RANK_OFFSET, Build
 from recommender.candidates import NO_RANK, SOURCES, Candidates
-from recommender.taste_model import BESIDE_FACTORS
 from recommender.users import Users
 
 
@@ -96,7 +95,7 @@ def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
 def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:
     """How likely a click is, on the scale of log-odds, up to a constant."""
     row, item = candidates.row, candidates.item
-    factors = build.item_tastes.shape[1] - BESIDE_FACTORS
+    factors = build.taste_factors
     if factors < 0:
         return np.zeros(len(row), np.float32)
     liked = build.item_tastes[item]

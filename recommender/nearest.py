@@ -54,13 +54,20 @@ def nearest(
         row = np.concatenate([row, found[0]])
         item = np.concatenate([item, found[1]])
         score = np.concatenate([score, found[2]])
+    return by_score(row, item, score, len(users), quota)
+
+
+def by_score(
+    row: Ints, item: Ints, score: Floats, users: int, quota: int
+) -> tuple[Keys, Ints]:
+    """Keys (row, ordinal) and ranks from 0 of the ``quota`` best of each user."""
     order = np.sort(
         (row.astype(np.uint64) << ROW_AT)
         | (descending(score) << PLACE_BITS)
         | np.arange(len(row), dtype=np.uint64)
     )
     row = (order >> ROW_AT).astype(np.int64)
-    rank = places_in(offsets_of(row, len(users)))
+    rank = places_in(offsets_of(row, users))
     kept = rank < quota
     item = item[(order[kept] & PLACE).astype(np.int64)]
     return pair_keys(row[kept], item), rank[kept]
@@ -69,30 +76,40 @@ def nearest(
 def _among_longest(
     users: Users, build: Build, consumed: Keys, quota: int, rows: Ints
 ) -> tuple[Ints, Ints, Floats]:
-    """Row, ordinal and score of the best among ``build.longest_items``: at
-    least ``quota`` a user where there are as many, by row and ordinal."""
+    """``best_of`` the inner products with ``build.longest_items``."""
     items = build.longest_items
+    dots = users.vectors[rows] @ build.longest_vectors.T
+    dots *= build.item_norms[items]
+    return best_of(dots, rows, items, consumed, quota)
+
+
+def best_of(
+    scores: Floats, rows: Ints, items: Ints, consumed: Keys, quota: int
+) -> tuple[Ints, Ints, Floats]:
+    """Row, ordinal and score of the best of all ``scores`` (rows, items), which
+    it changes: at least ``quota`` a row where there are as many, by row and ordinal.
+
+    ``rows`` and ``items`` rise. None of the ``consumed`` ones (sorted keys).
+    """
     if len(items) == 0:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0, np.float32)
-    dots = users.vectors[rows] @ build.longest_vectors.T
-    dots *= build.item_norms[items]
     row, item = split_pairs(consumed)
     place = np.searchsorted(items, item)
     place[place == len(items)] = 0
     at = np.searchsorted(rows, row)
     at[at == len(rows)] = 0
     hidden = (items[place] == item) & (rows[at] == row)
-    dots[at[hidden], place[hidden]] = -np.inf
+    scores[at[hidden], place[hidden]] = -np.inf
     # what is consumed is no candidate, however few others there are
-    least = np.maximum(_bound(dots, quota), np.finfo(np.float32).min)
+    least = np.maximum(_bound(scores, quota), np.finfo(np.float32).min)
     # four times as fast as nonzero() of two dimensions
-    flat = np.flatnonzero(dots >= least[:, None])
+    flat = np.flatnonzero(scores >= least[:, None])
     at, place = np.divmod(flat, len(items))
-    return rows[at], items[place], dots.ravel()[flat]
+    return rows[at], items[place], scores.ravel()[flat]
 
 
-def _bound(dots: Floats, quota: int) -> Floats:
+def _bound(scores: Floats, quota: int) -> Floats:
     """(users,): at most the highest but ``quota`` - 1 of each row, and seldom much
     less.
 
@@ -100,11 +117,11 @@ def _bound(dots: Floats, quota: int) -> Floats:
     higher; and there are far fewer groups than items to look through.
     """
     groups = GROUPS * quota
-    best = dots
-    if dots.shape[1] > 2 * groups:
-        best = dots[:, :groups].copy()
-        for start in range(groups, dots.shape[1] - groups + 1, groups):
-            np.maximum(best, dots[:, start : start + groups], out=best)
+    best = scores
+    if scores.shape[1] > 2 * groups:
+        best = scores[:, :groups].copy()
+        for start in range(groups, scores.shape[1] - groups + 1, groups):
+            np.maximum(best, scores[:, start : start + groups], out=best)
     last = max(best.shape[1] - quota, 0)
     found: Floats = np.partition(best, last, axis=1)[:, last]
     return found

@@ -16,12 +16,13 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
 
     # retrieval
     candidates: Annotated[int, Meta(ge=1, le=2000)] = 300
-    als_share: Share = 0.25
-    item_item_share: Share = 0.20
-    ease_share: Share = 0.20
-    trending_share: Share = 0.20
-    popular_share: Share = 0.10
-    fresh_share: Share = 0.05
+    als_share: Share = 0.20
+    item_item_share: Share = 0.16
+    ease_share: Share = 0.16
+    taste_share: Share = 0.20
+    trending_share: Share = 0.16
+    popular_share: Share = 0.08
+    fresh_share: Share = 0.04
     recent_items: Annotated[int, Meta(ge=0, le=1000)] = 30
     recent_half_life: Annotated[float, Meta(gt=0)] = 7.0
 
@@ -40,7 +41,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     explore_pool: Annotated[int, Meta(ge=1, le=1000)] = 50
     explore_reach: Annotated[int, Meta(ge=0, le=100)] = 10
     explore_prior: Annotated[float, Meta(gt=0)] = 60.0
-    explore_width: Annotated[float, Meta(ge=0)] = 2.0
+    explore_width: Annotated[float, Meta(ge=0)] = 1.0
     explore_temperature: Annotated[float, Meta(gt=0)] = 0.05
     explore_floor: Annotated[float, Meta(gt=0, le=1)] = 0.02
     explore_floor_unsure: Annotated[float, Meta(gt=0, le=1)] = 0.1

@@ -19,7 +19,8 @@ from recommender.candidates import SOURCES
 from recommender.params import KernelParams
 
 FLOOR = 0.05
-"""No source has less of the candidates: it would have no chance to do better."""
+"""None of the sources that are judged has less of what they share: it would have no
+chance to do better."""
 PRIOR = 500.0
 """Items taken that the shares given count for, beside those that are seen."""
 
@@ -46,18 +47,22 @@ def learnt(
 
     ``examples``: label (above 0 where it was taken) and feature_values (list, in
     the order of ``feature_names``), as the ranker's. ``params``: the shares where
-    there is nothing to learn from; their sum is kept.
+    there is nothing to learn from; their sum is kept, and so is the share of a source
+    that brought nobody anything, taken or not: it had nothing yet to be judged by.
     """
-    taken = examples.filter(pa.array(numbers(examples, "label", 0.0) > 0))
-    features, _ = matrix(column(taken, "feature_values", VECTOR), len(feature_names))
+    features, _ = matrix(column(examples, "feature_values", VECTOR), len(feature_names))
     at = [list(feature_names).index(f"from_{source}") for source in SOURCES]
-    brought = (features[:, at] > 0).astype(np.int64)
+    brings = features[:, at] > 0
+    brought = brings[numbers(examples, "label", 0.0) > 0].astype(np.int64)
     count = np.maximum(brought.sum(axis=1, keepdims=True), 1)
     credit = (brought * (CREDIT // count)).sum(axis=0) / CREDIT
-    before = np.array(list(shares(params).values()))
-    total = before.sum()
-    found = _bounded((credit + PRIOR * before) / (credit + PRIOR * before).sum())
-    return dict(zip(SOURCES, np.round(total * found, 4).tolist(), strict=True))
+    found = np.array(list(shares(params).values()))
+    judged = brings.any(axis=0)
+    if credit.any():
+        total = found[judged].sum()
+        worth = credit[judged] + PRIOR * found[judged] / total
+        found[judged] = total * _bounded(worth / worth.sum())
+    return dict(zip(SOURCES, np.round(found, 4).tolist(), strict=True))
 
 
 def _bounded(share: Doubles) -> Doubles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -51,13 +52,20 @@ class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
+class Signal:
+    """What tells one click from another: the pairs of which it is known, and how
+    strong it is, in standard deviations from the mean."""
+
+    pairs: Ints
+    strength: Floats
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The distinct pairs by user and item: ``offsets`` (users + 1), ``user`` and
     ``item``. Of each impression its pair, position (from 0) and whether it was
     clicked; of each choice (choices, 1 + alternatives) the pairs, the chosen one
-    first. ``stayed`` are the pairs of what was clicked or chosen and then looked at
-    for a known time, ``dwell`` its logarithm, less the mean and in standard
-    deviations."""
+    first. ``signals`` say how much was liked what was clicked or chosen."""
 
     offsets: Ints
     user: Ints
@@ -66,8 +74,7 @@ class Evidence:
     position: Ints
     clicked: Floats
     choices: Ints
-    stayed: Ints
-    dwell: Floats
+    signals: Sequence[Signal]
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,8 @@ def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Para
     of_choices[:, 0] += 1
     by_pair = np.bincount(evidence.shown, of_shown, len(score))
     by_pair += np.bincount(evidence.choices.ravel(), of_choices.ravel(), len(score))
-    by_pair += np.bincount(evidence.stayed, _of_dwell(score, evidence), len(score))
+    for signal in evidence.signals:
+        by_pair += np.bincount(signal.pairs, _of_signal(score, signal), len(score))
     residual = sp.csr_matrix(
         (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
     )
@@ -250,19 +258,19 @@ def _effects(found: Parameters, evidence: Evidence) -> Floats:
     return effect
 
 
-def _of_dwell(score: Floats, evidence: Evidence) -> Floats:
-    """The gradient of a regression of ``dwell`` on the score of what was clicked.
+def _of_signal(score: Floats, signal: Signal) -> Floats:
+    """The gradient of a regression of its strength on the score of what was clicked.
 
     Its slope is the best one for these scores, and none where those who like a
-    thing more do not stay longer.
+    thing more don't give more of it.
     """
-    scores = score.take(evidence.stayed)
+    scores = score.take(signal.pairs)
     scores -= scores.mean() if len(scores) else 0
     spread = float(scores @ scores)
     slope = np.float32(0)
     if spread > 0:
-        slope = np.float32(max(0.0, float(scores @ evidence.dwell) / spread))
-    gradient: Floats = slope * (evidence.dwell - slope * scores)
+        slope = np.float32(max(0.0, float(scores @ signal.strength) / spread))
+    gradient: Floats = slope * (signal.strength - slope * scores)
     return gradient
 
 

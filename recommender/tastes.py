@@ -12,7 +12,8 @@ is
 and biases, factors and likings are what attributes say (a person's country, say, or
 an item's tags) plus a part of their own, which is pulled towards zero: of whom
 little is known, the attributes speak. How long somebody stayed with what they
-clicked says how much they liked it, as far as it goes with the rest. An item is of
+clicked, and what they did with it besides, says how much they liked it, as far as it
+goes with the rest. An item is of
 the category its catalogue says, until those who click it say otherwise. ALS learns
 from engagements alone and takes all that somebody did not touch for a mild dislike;
 this model learns from what they passed over, too, and so needs a log of impressions.
@@ -48,6 +49,7 @@ from recommender.taste_model import (
     MOST_POSITIONS,
     Entities,
     Evidence,
+    Signal,
     TasteParams,
     fit,
     labelled,
@@ -80,7 +82,8 @@ def learn_tastes(
     ``items``; no rows where nothing was shown to anyone.
 
     ``events``: user_id, item_id, day, position (from 1; null: found without a
-    list), label (1: clicked), dwell_ms (null: not known). ``people``: user_id,
+    list), label (1: clicked), dwell_ms (null: not known), worth (the weights of
+    what they did with it, added up; null: nothing). ``people``: user_id,
     country, device, referral_source, declared_preferences. ``items``: item_id,
     category, tags, published_at, is_active. An unknown item is left out.
     """
@@ -130,9 +133,11 @@ def _evidence(
     )
     of_shown, choices = of[: len(shown)], of[len(shown) :].reshape(others.shape)
     clicked = numbers(events, "label", 0)[shown] > 0
-    dwell_ms = numbers(events, "dwell_ms", 0)
-    stays = np.concatenate([np.where(clicked, dwell_ms[shown], 0), dwell_ms[found]])
-    stayed = np.flatnonzero(stays > 0)
+    answered = np.concatenate([shown[clicked], found])
+    answers = np.concatenate([of_shown[clicked], choices[:, 0]])
+    dwell_ms = numbers(events, "dwell_ms", 0)[answered]
+    stayed = dwell_ms > 0
+    worth = numbers(events, "worth", 0)[answered]
     return Evidence(
         offsets=offsets_of(pairs // everything, len(people)),
         user=pairs // everything,
@@ -141,14 +146,16 @@ def _evidence(
         position=np.minimum(position[shown], MOST_POSITIONS) - 1,
         clicked=clicked.astype(np.float32),
         choices=choices,
-        stayed=np.concatenate([of_shown, choices[:, 0]])[stayed],
-        dwell=_standardised(np.log(stays[stayed])),
+        signals=[
+            Signal(answers[stayed], _standardised(np.log(dwell_ms[stayed]))),
+            Signal(answers, _standardised(worth)),
+        ],
     )
 
 
 def _standardised(values: Doubles) -> Floats:
     """In standard deviations from the mean, three at most: a tab left open says
-    little."""
+    little, and one who bought everything not much more than one who bought."""
     spread = values.std() if len(values) else 0
     if spread == 0:
         return np.zeros(len(values), np.float32)
@@ -190,7 +197,7 @@ def _everyone(people: pa.Table, events: pa.Table) -> pa.Table:
 
 
 def _newest_first(events: pa.Table) -> pa.Table:
-    keys = ("user_id", "item_id", "position", "label", "dwell_ms")
+    keys = ("user_id", "item_id", "position", "label", "dwell_ms", "worth")
     order = [(name, "ascending") for name in keys]
     return events.sort_by([("day", "descending"), *order])
 

@@ -21,7 +21,7 @@ import msgspec
 from feedloop.contracts.lists import BuildId
 from feedloop.errors import BuildInvalid, ContractError
 
-FORMAT = 5
+FORMAT = 6
 MODEL, LISTS = "model", "lists"
 MANIFEST = "manifest.json"
 

@@ -1,6 +1,7 @@
 -- What tastes are learned from: every impression of the last days with its
--- answer as known by the run, what people found without a list, and how
--- long they stayed with either. Only once the ranker learns from the log, too.
+-- answer as known by the run, what people found without a list, how long
+-- they stayed with either and what else they did with it. Only once the
+-- ranker learns from the log, too.
 with instants as (
     select
         purpose,
@@ -24,6 +25,7 @@ events as (
         events.rec_id,
         events.role,
         events.is_label,
+        events.weight,
         events.page_position,
         events.dwell_time_ms,
         events.occurred_on
@@ -48,7 +50,8 @@ select
     min(occurred_on) as day,
     cast(min(page_position) as int) as position,
     cast(max(case when is_label then 1 else 0 end) as int) as label,
-    cast(sum(dwell_time_ms) as bigint) as dwell_ms
+    cast(sum(dwell_time_ms) as bigint) as dwell_ms,
+    sum(case when is_label then weight end) as worth
 from events
 where rec_id is not null
 group by purpose, as_of, user_id, item_id, rec_id
@@ -63,7 +66,8 @@ select
     occurred_on as day,
     cast(null as int) as position,
     1 as label,
-    cast(sum(dwell_time_ms) as bigint) as dwell_ms
+    cast(sum(dwell_time_ms) as bigint) as dwell_ms,
+    sum(case when is_label then weight end) as worth
 from events
 where rec_id is null and (is_label or dwell_time_ms > 0)
 group by purpose, as_of, user_id, item_id, occurred_on

@@ -14,12 +14,14 @@ from recommender.candidates import (
     FRESH,
     ITEM_ITEM,
     POPULAR,
+    TASTE,
     TRENDING,
     Candidates,
     retrieve,
 )
 from recommender.pairs import MOST_ROWS
 from recommender.params import KernelParams
+from recommender.tastes import EVERYBODY, ITEM, TASTES
 from recommender.users import read_users
 from tests.recommender.worlds import (
     item_names,
@@ -70,6 +72,7 @@ def test_each_source_brings_what_it_should(tmp_path: Path) -> None:
             candidates=20,
             als_share=0.1,
             item_item_share=0.1,
+            taste_share=0,
             trending_share=0.1,
             popular_share=0.1,
             fresh_share=0.05,
@@ -112,7 +115,7 @@ def test_weights_of_the_newest_items_are_added_up(tmp_path: Path) -> None:
                 "weight": [0.2, 0.5, 0.9, 0.4, 0.3, -0.3],
             }
         ),
-        params=KernelParams(candidates=20, ease_share=0.1),
+        params=KernelParams(candidates=20, ease_share=0.1, taste_share=0),
     )
     got = found(
         build,
@@ -131,6 +134,110 @@ def test_weights_of_the_newest_items_are_added_up(tmp_path: Path) -> None:
     assert score["i0009"] == pytest.approx(-0.3 * older)
     assert score["i0004"] == 0
     assert not {"i0007", "i0008"} & set(score)
+
+
+def tastes_table(count: int, seed: int = 0) -> pa.Table:
+    """Two factors, a bias and one or two of the categories a and b for each item;
+    everybody likes b."""
+    rng = np.random.default_rng(seed)
+    share = rng.choice([0.5, 1.0], count)
+    of = [rng.normal(size=3), np.arange(count) % 2, share]
+    of += [1 - np.arange(count) % 2, 1 - share]
+    vectors = [(EVERYBODY, "", [0.0, 0.0, 0.0, 2.0])]
+    vectors += [
+        (ITEM, name, row.tolist())
+        for name, row in zip(
+            item_names(count),
+            np.column_stack([rng.normal(size=(count, 3)), *of[1:]]),
+            strict=True,
+        )
+    ]
+    return pa.table(list(zip(*vectors, strict=True)), schema=TASTES)
+
+
+def liked_by_hand(tastes: pa.Table, taste: list[float]) -> dict[str, float]:
+    return {
+        row["entity_id"]: float(
+            np.dot(row["vector"][:2], taste[:2])
+            + row["vector"][2]
+            + sum(
+                taste[2 + int(row["vector"][at])] * row["vector"][at + 1]
+                for at in (3, 5)
+            )
+        )
+        for row in tastes.to_pylist()
+        if row["entity_type"] == ITEM
+    }
+
+
+def test_taste_brings_what_is_likeliest_to_be_clicked(tmp_path: Path) -> None:
+    tastes = tastes_table(400)
+    build = make_build(
+        tmp_path,
+        items_table(400, categories=["a", "b"], inactive=[5]),
+        tastes=tastes,
+        params=KernelParams(candidates=20, taste_share=0.25),
+    )
+    for taste in ([1.0, -2.0, 0.5, 0.0], [-1.0, 0.5, 0.0, -1.0], None):
+        liked = liked_by_hand(tastes, taste or [0.0, 0.0, 0.0, 2.0])
+        best = sorted(liked.keys() - {"i0005"}, key=lambda name: -liked[name])
+        got = found(build, taste=taste, consumed_items=best[:1])
+        ranks = dict(zip(names(build, got), got.ranks[:, TASTE].tolist(), strict=True))
+        brought = {name: rank for name, rank in ranks.items() if rank >= 0}
+        assert sorted(brought, key=brought.__getitem__) == best[1:6]
+
+
+def test_of_many_items_taste_searches_those_that_somebody_likes(tmp_path: Path) -> None:
+    tastes = tastes_table(400)
+    build = make_build(
+        tmp_path,
+        items_table(400, categories=["a", "b"]),
+        tastes=tastes,
+        params=KernelParams(candidates=40, taste_share=0.25, exact_up_to=100),
+    )
+    assert len(build.tasted_items) == 100
+    rng = np.random.default_rng(1)
+    recall = []
+    for _ in range(20):
+        taste = rng.normal(size=4).tolist()
+        liked = liked_by_hand(tastes, taste)
+        best = sorted(liked, key=lambda name: -liked[name])[:10]
+        got = found(build, taste=taste)
+        brought = np.array(names(build, got))[got.ranks[:, TASTE] >= 0]
+        assert len(brought) == 10
+        recall.append(len(set(best) & set(brought.tolist())) / 10)
+    # a quarter of the items at random would hold a quarter of them
+    assert np.mean(recall) > 0.6
+
+
+def test_while_no_tastes_are_known_the_others_have_their_part(tmp_path: Path) -> None:
+    shares = KernelParams(
+        candidates=40,
+        als_share=0,
+        item_item_share=0,
+        ease_share=0,
+        taste_share=0.5,
+        trending_share=0.25,
+        popular_share=0.125,
+        fresh_share=0.125,
+    )
+    trending = np.arange(60, 0, -1.0)
+    counts = {}
+    for name, tastes in {"without": None, "with": tastes_table(60)}.items():
+        build = make_build(
+            tmp_path / name,
+            items_table(
+                60,
+                categories=["a", "b"],
+                item_trending=trending,
+                item_popularity_1d=trending,
+            ),
+            tastes=tastes,
+            params=shares,
+        )
+        brought = (found(build).ranks >= 0).sum(axis=0)
+        counts[name] = brought[[TASTE, TRENDING, FRESH]].tolist()
+    assert counts == {"without": [0, 20, 10], "with": [20, 10, 5]}
 
 
 @pytest.mark.parametrize("longest", [0, 200])

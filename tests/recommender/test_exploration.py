@@ -54,7 +54,7 @@ def test_uniform_numbers_are_uniform_and_differ_by_slot() -> None:
 def small_world(folder: Path, *, length: int = 20, cap: int = 0) -> Build:
     """24 items of two categories: the last six have few impressions. The draw is
     so even that each of a pool of four is drawn in a few hundred draws."""
-    shown = [5000.0] * 18 + [0.0, 10, 100, 500, 999, 1000]
+    shown = [5000.0] * 18 + [1.0, 10, 100, 500, 999, 1000]
     return make_build(
         folder,
         items_table(
@@ -283,6 +283,28 @@ def test_what_was_expected_of_a_draw_is_kept(tmp_path: Path) -> None:
         own = rates[row["item_ids"][SLOT]]
         assert told[SLOT] == pytest.approx([own, as_drawn, 0.37 / 4], rel=1e-5)
         assert not np.delete(told, SLOT, axis=0).any()
+
+
+def test_what_was_never_shown_is_thought_to_be_clicked_like_the_rest(
+    tmp_path: Path,
+) -> None:
+    """No event, no click-through: of such an item the mean is expected, and about
+    it no less is known than about one that was shown once."""
+    build = make_build(
+        tmp_path,
+        items_table(
+            5,
+            item_impressions_30d=[0.0, 1, 1000, 3000, 0],
+            item_ctr_30d=[0.0, 0.0875, 0.05, 0.1, 0],
+        ),
+    )
+    mean = (0.0875 + 1000 * 0.05 + 3000 * 0.1) / 4001
+    assert build.click_through == pytest.approx([mean, 0.0875, 0.05, 0.1, mean])
+    never, once = build.uncertainty[:2]
+    assert never == pytest.approx(once, rel=0.02)
+    nothing = make_build(tmp_path / "nothing", items_table(3))
+    assert np.isfinite(nothing.uncertainty).all()
+    assert np.ptp(nothing.uncertainty) == 0
 
 
 def test_a_slot_draws_from_what_would_else_stand_further_down(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from recommender.params import KernelParams
 from recommender.quotas import FLOOR, PRIOR, learnt, shares, with_shares
 
 NAMES = ["noise", *(f"from_{source}" for source in SOURCES)]
-ALS, ITEM_ITEM, EASE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
+ALS, ITEM_ITEM, EASE, TASTE, TRENDING, POPULAR, FRESH = range(len(SOURCES))
 START = shares(KernelParams())
 
 
@@ -42,17 +42,28 @@ def test_a_share_is_that_of_the_credit() -> None:
         "ease": 500 + PRIOR * START["ease"],
         "trending": 2000 + PRIOR * START["trending"],
     }
-    # the three that brought nothing stay at the floor, at the others' expense
-    left = (1 - 3 * FLOOR) / sum(worth.values())
-    assert found["item_item"] == found["popular"] == found["fresh"] == FLOOR
+    # what brought nothing that was taken stays at the floor, at the others' expense
+    idle = {"item_item", "taste", "popular", "fresh"}
+    left = (1 - len(idle) * FLOOR) / sum(worth.values())
+    assert {found[source] for source in idle} == {FLOOR}
     for source, one in worth.items():
         assert found[source] == pytest.approx(left * one, abs=1e-4)
 
 
 def test_one_source_never_takes_all() -> None:
     found = learnt(examples(*[(FRESH,)] * 100_000), NAMES, KernelParams())
-    assert found["fresh"] == pytest.approx(1 - 5 * FLOOR, abs=1e-3)
+    assert found["fresh"] == pytest.approx(1 - 6 * FLOOR, abs=1e-3)
     assert all(found[source] == FLOOR for source in SOURCES if source != "fresh")
+
+
+def test_a_source_that_brought_nobody_anything_is_not_judged() -> None:
+    without = [source for source in range(len(SOURCES)) if source != TASTE]
+    table = examples(*[(TRENDING,)] * 1000, negatives=0)
+    table = pa.concat_tables([table, examples(*[tuple(without)] * 1000, negatives=0)])
+    found = learnt(table, NAMES, KernelParams())
+    assert found["taste"] == START["taste"]
+    assert sum(found.values()) == pytest.approx(1, abs=5e-4)
+    assert found["trending"] > START["trending"]
 
 
 def test_the_order_of_the_rows_changes_nothing() -> None:

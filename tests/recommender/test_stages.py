@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from recommender import stages
-from recommender.arrays import vectors
+from recommender.arrays import numbers, vectors
 from recommender.build import candidate_features
+from recommender.candidates import SOURCES
 from recommender.embeddings import AlsParams, train_item_factors
 from recommender.history import INSTANT
 from recommender.params import KernelParams
@@ -96,6 +97,8 @@ def test_a_ranker_comes_with_quotas_for_the_lists_after_it() -> None:
     rows = examples(400)
     source = NAMES.index("from_trending")
     values = np.zeros((len(rows), len(NAMES)), np.float32)
+    values[:, [NAMES.index(f"from_{one}") for one in SOURCES]] = 1
+    values[numbers(rows, "label", 0) > 0] = 0
     values[:, source] = 1
     rows = rows.set_column(
         rows.schema.get_field_index("feature_values"), "feature_values", vectors(values)

@@ -50,7 +50,9 @@ def catalogue(categories: list[str], tags: list[list[str]] | None = None) -> pa.
 
 
 def events_table(
-    rows: list[tuple[int, int, int | None, int]], dwell_ms: list[int] | None = None
+    rows: list[tuple[int, int, int | None, int]],
+    dwell_ms: list[int] | None = None,
+    worth: list[float] | None = None,
 ) -> pa.Table:
     """Person, item, position, label."""
     return pa.table(
@@ -61,6 +63,7 @@ def events_table(
             "position": pa.array([row[2] for row in rows], pa.int32()),
             "label": pa.array([row[3] for row in rows], pa.int32()),
             "dwell_ms": pa.array(dwell_ms or [None] * len(rows), pa.int64()),
+            "worth": pa.array(worth or [None] * len(rows), pa.float64()),
         }
     )
 
@@ -275,13 +278,14 @@ def test_an_item_is_of_the_category_whose_lovers_click_it() -> None:
     assert share[25] == pytest.approx(1 - PARAMS.mislabelled)
 
 
-def test_people_like_more_what_they_stay_with() -> None:
-    # everybody clicks everything; even people stay with even items, odd with odd
+@pytest.mark.parametrize("signal", ["dwell_ms", "worth"])
+def test_people_like_more_what_they_stay_with_or_do_more_with(signal: str) -> None:
+    # everybody clicks everything; for even people it is even items, for odd odd ones
     rows = [(user, item, 1 + item % 5, 1) for user in range(30) for item in range(20)]
     rows += [(user, 20, 3, 0) for user in range(30)]
-    long, short = 60_000, 5_000
-    dwell_ms = [
-        long if (user + item) % 2 == 0 and item < 20 else short
+    much, little = (60_000, 5_000) if signal == "dwell_ms" else (7, 3)
+    strength = [
+        much if (user + item) % 2 == 0 and item < 20 else little
         for user, item, *_ in rows
     ]
     categories = [by_category(item) for item in range(21)]
@@ -294,5 +298,5 @@ def test_people_like_more_what_they_stay_with() -> None:
         liked -= liked.mean(axis=0)
         return float(liked[0::2, 0::2].mean() - liked[0::2, 1::2].mean())
 
-    assert contrast(events_table(rows, dwell_ms)) > 0.5
+    assert contrast(events_table(rows, **{signal: strength})) > 0.5
     assert abs(contrast(events_table(rows))) < 0.1
