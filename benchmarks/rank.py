@@ -54,7 +54,7 @@ class _Chunk(NamedTuple):
 
 def _ranked_build(folder: Path, items: int) -> Build:
     """A build whose ranker has learned from its own candidates who likes what."""
-    plain = catalogue.make_build(folder, items, neighbours=True, params=KernelParams())
+    plain = catalogue.make_build(folder, items, complete=True, params=KernelParams())
     users = catalogue.people(TAUGHT_BY, plain, seed=3)
     rows = read_users(users, plain)
     rng = np.random.default_rng(4)
@@ -80,7 +80,7 @@ def _ranked_build(folder: Path, items: int) -> Build:
     )
     assert ranker is not None
     return catalogue.make_build(
-        folder, items, neighbours=True, params=KernelParams(), ranker=ranker.bytes
+        folder, items, complete=True, params=KernelParams(), ranker=ranker.bytes
     )
 
 

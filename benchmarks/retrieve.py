@@ -81,7 +81,7 @@ def _figures(items: int, size: _Size) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as folder:
         start = time.perf_counter()
         build = catalogue.make_build(
-            Path(folder), items, neighbours=False, params=KernelParams()
+            Path(folder), items, complete=False, params=KernelParams()
         )
         build_s = time.perf_counter() - start
         index = next(Path(folder).rglob(INDEX_FILE)).stat().st_size
@@ -102,7 +102,7 @@ def _figures(items: int, size: _Size) -> list[Figure]:
         next_night = catalogue.make_build(
             Path(folder),
             items,
-            neighbours=False,
+            complete=False,
             params=KernelParams(),
             as_of=catalogue.AS_OF + timedelta(days=1),
             moved_every=MOVED_EVERY,

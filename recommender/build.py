@@ -28,7 +28,7 @@ from feedloop.errors import BuildInvalid, ContractError
 from recommender.arrays import Bools, Doubles, Floats, Ints, column
 from recommender.item_index import open_index
 from recommender.params import KernelParams
-from recommender.taste_model import BESIDE_FACTORS
+from recommender.taste_vectors import as_matrix, factors_of
 
 ITEMS_FILE = "items.arrow"
 VALUES_FILE = "item_values.npy"
@@ -187,28 +187,27 @@ class Build:
         return place
 
     @property
-    def taste_factors(self) -> int:
-        """How many factors a taste has; below 0 while no tastes are known."""
-        width: int = self.item_tastes.shape[1]
-        return width - BESIDE_FACTORS
+    def has_tastes(self) -> bool:
+        """Whether anything is known of tastes yet."""
+        return len(self.mean_taste) > 0
 
     @cached_property
     def tasted_items(self) -> Ints:
         """Ordinals of the active items among which a user's taste searches: the
         ``exact_up_to`` with the highest score of everybody and of those people
         with factors of length one more who like them most."""
-        if self.taste_factors < 0:
+        if not self.has_tastes:
             return np.zeros(0, np.int64)
-        active = np.arange(self.active_count)
-        liked = self.item_tastes[: self.active_count, : self.taste_factors]
-        most = sparse_tastes(self, active) @ np.append(self.mean_taste, 1)
-        most += np.sqrt((liked * liked).sum(axis=1))
-        return highest_of(active, most, self.params.exact_up_to)
+        items = self.item_tastes[: self.active_count]
+        factors = items[:, : factors_of(items)]
+        most = as_matrix(items, len(self.mean_taste)) @ np.append(self.mean_taste, 1)
+        most += np.sqrt((factors * factors).sum(axis=1))
+        return highest_of(np.arange(len(items)), most, self.params.exact_up_to)
 
     @cached_property
     def tasted(self) -> sp.csr_matrix:
-        """The tastes of ``tasted_items``."""
-        return sparse_tastes(self, self.tasted_items)
+        """The tastes of ``tasted_items``, as ``taste_vectors.as_matrix`` has them."""
+        return as_matrix(self.item_tastes[self.tasted_items], len(self.mean_taste))
 
     @cached_property
     def under_shown(self) -> Bools:
@@ -351,23 +350,6 @@ def open_model(builds_dir: Path, build_id: str) -> Build:
 
 def _single(table: pa.Table, name: str) -> pa.Array:
     return column(table, name, table.schema.field(name).type)
-
-
-def sparse_tastes(build: Build, ordinals: Ints) -> sp.csr_matrix:
-    """(ordinals, factors + categories + 1): the factors, the shares of the
-    categories, and the bias, so that times a user's taste and 1 they are the score.
-    """
-    factors = build.taste_factors
-    liked = build.item_tastes[ordinals]
-    category, share = liked[:, factors + 1 :: 2], liked[:, factors + 2 :: 2]
-    value = np.column_stack([liked[:, :factors], share, liked[:, factors]])
-    column = np.empty(value.shape, np.int64)
-    column[:, :factors] = np.arange(factors)
-    column[:, factors:-1] = factors + category
-    column[:, -1] = len(build.mean_taste)
-    offsets = np.arange(len(value) + 1) * value.shape[1]
-    shape = (len(value), len(build.mean_taste) + 1)
-    return sp.csr_matrix((value.ravel(), column.ravel(), offsets), shape=shape)
 
 
 def highest_of(ordinals: Ints, values: Floats, most: int) -> Ints:

@@ -161,7 +161,7 @@ def _quotas(build: Build, n: int) -> list[int]:
     other sources have their part, in proportion."""
     share = np.array([getattr(build.params, f"{source}_share") for source in SOURCES])
     total = share.sum()
-    if build.taste_factors < 0:
+    if not build.has_tastes:
         share[TASTE] = 0
     share *= total / (share.sum() or 1.0)
     # a hundredth of one more, for a share that its sum left just below

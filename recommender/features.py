@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from recommender import taste_vectors
 from recommender.arrays import (
     Bools,
     Floats,
@@ -55,7 +56,7 @@ def assemble(users: Users, candidates: Candidates, build: Build) -> Floats:
             candidates, candidates.ease_score, candidates.ease_score > 0
         ),
         "category_affinity": _affinity(users, row, category),
-        "taste": _taste(users, candidates, build),
+        "taste": _tastes(users, candidates, build),
     }
     offset = of_item - CROSS_FEATURES.index("als_cosine")
     for name, values in cross.items():
@@ -92,19 +93,8 @@ def _affinity(users: Users, row: Ints, category: Ints) -> Floats:
     return np.where(category >= 0, known, np.float32(0))
 
 
-def _taste(users: Users, candidates: Candidates, build: Build) -> Floats:
-    """How likely a click is, on the scale of log-odds, up to a constant."""
+def _tastes(users: Users, candidates: Candidates, build: Build) -> Floats:
     row, item = candidates.row, candidates.item
-    factors = build.taste_factors
-    if factors < 0:
+    if not build.has_tastes:
         return np.zeros(len(row), np.float32)
-    liked = build.item_tastes[item]
-    found: Floats = liked[:, factors].copy()
-    # one factor after the other: the same sum whatever the batch
-    for at in range(factors):
-        found += users.taste[row, at] * liked[:, at]
-    if users.taste.shape[1] > factors:
-        for at in range(factors + 1, liked.shape[1], 2):
-            category = factors + liked[:, at].astype(np.int64)
-            found += users.taste[row, category] * liked[:, at + 1]
-    return found
+    return taste_vectors.scores(users.taste, row, build.item_tastes[item])

@@ -18,6 +18,7 @@ from recommender.build import Build, open_model, ranked_features
 from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS, EaseParams
 from recommender.params import KernelParams
+from recommender.taste_model import BESIDE_FACTORS, TasteParams
 
 AS_OF = datetime(2026, 1, 8, tzinfo=UTC)
 SETTINGS = from_environment({})
@@ -48,15 +49,15 @@ def make_build(
     folder: Path,
     items: int,
     *,
-    neighbours: bool,
+    complete: bool,
     params: KernelParams,
     ranker: bytes | None = None,
     as_of: datetime = AS_OF,
     moved_every: int | None = None,
 ) -> Build:
-    """A build of so many items, with or without item-item neighbours and EASE's
-    weights of as many as there are at most. With ``moved_every`` each item of that
-    place has another vector."""
+    """A build of so many items with their vectors; a ``complete`` one with
+    neighbours, EASE's weights of as many items as there are at most, and tastes, too.
+    With ``moved_every`` each item of that place has another vector."""
     rng = np.random.default_rng(items)
     names = pa.array(item_names(items))
     popularity = np.sort(rng.lognormal(2, 1.5, items))[::-1]
@@ -90,15 +91,15 @@ def make_build(
         as_of=as_of,
         items=catalogue,
         item_vectors=item_vectors,
-        neighbours=_neighbours(names, rng if neighbours else None),
-        weights=_weights(names, rng if neighbours else None),
+        neighbours=_neighbours(names, rng if complete else None),
+        weights=_weights(names, rng if complete else None),
         ranker=ranker,
         model_version=version,
         features=FEATURES,
         surfaces=SURFACES,
         categories=sorted(set(catalogue["category"].to_pylist())),
         params=params,
-        tastes=tastes.TASTES.empty_table(),
+        tastes=_tastes(names) if complete else tastes.TASTES.empty_table(),
     )
     return open_model(folder, manifest.build_id)
 
@@ -142,15 +143,29 @@ def _weights(names: pa.Array, rng: np.random.Generator | None) -> pa.Table:
     )
 
 
+def _tastes(names: pa.Array) -> pa.Table:
+    """Everybody's and the items', each item of the category it is labelled with."""
+    rng = np.random.default_rng(2)
+    count, factors = len(names), TasteParams().factors
+    of_item = np.zeros((count, factors + BESIDE_FACTORS))
+    of_item[:, : factors + 1] = rng.normal(scale=0.5, size=(count, factors + 1))
+    of_item[:, factors + 1] = np.arange(count) % CATEGORIES
+    of_item[:, factors + 2] = 1
+    kinds = [tastes.EVERYBODY] + [tastes.ITEM] * count
+    every = [np.zeros(factors + CATEGORIES), *of_item]
+    return pa.table([kinds, ["", *names.to_pylist()], every], schema=tastes.TASTES)
+
+
 def people(count: int, build: Build, seed: int) -> pa.RecordBatch:
     """Kernel users with 30 recent and 60 consumed items each."""
     rng = np.random.default_rng(seed)
     affinity = rng.dirichlet(np.full(CATEGORIES, 0.2), count).astype(np.float32)
+    taste = rng.normal(scale=0.5, size=(count, len(build.mean_taste)))
     columns: Mapping[str, Any] = {
         "user_id": [f"usr_{at:010x}" for at in range(count)],
         "vector": vectors(directions(count, seed)),
         "user_category_affinity": vectors(affinity),
-        "taste": pa.nulls(count, pa.list_(pa.float32())),
+        "taste": vectors(taste.astype(np.float32)),
         "recent_items": _some_items(rng, count, 30, build),
         "consumed_items": _some_items(rng, count, 60, build),
     }
