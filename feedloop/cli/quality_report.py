@@ -111,7 +111,7 @@ def _sources(quality: Quality) -> list[str]:
     rows = [
         f"Of what people took, {_figure(union)} was among the "
         f"{quality.candidates} candidates that the ranker was given. From (`popular` "
-        "also fills up what lacks to that number):",
+        "also fills up what lacks to that number, `taste` needs a log of impressions):",
         "",
         "| source | recall | from no other source |",
         "| --- | --- | --- |",
