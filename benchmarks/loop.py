@@ -8,14 +8,14 @@ and with the same draws. The second time no slot is given to exploration.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.csv
 from rich.console import Console
 
-from benchmarks.support.loop_loss import loss
+from benchmarks.support.loop_loss import expected_scores, loss
 from benchmarks.support.report import Figure, benchmark
 from feedloop.cli.demo_counts import fail_where_they_differ
 from feedloop.cli.demo_story import Demo
@@ -28,6 +28,7 @@ from simulator.report import (
     PIPELINE,
     POPULARITY,
     ArmFigures,
+    Scores,
     figures,
     gain,
     total,
@@ -72,12 +73,14 @@ def _arms(demo: Demo, last: int) -> dict[str, ArmFigures]:
     return figures("", total(demo.scores[-last:]), SEED).arms
 
 
-def _gain(key: str, demos: Mapping[str, Demo], last: int, goal: str) -> list[Figure]:
+def _gain(
+    key: str, scores: Mapping[str, Sequence[Scores]], last: int, of: str, goal: str = ""
+) -> list[Figure]:
     exploring, without = (
-        total(demos[arm].scores[-last:]) for arm in ("exploring", "without")
+        total(scores[arm][-last:]) for arm in ("exploring", "without")
     )
     found = gain(exploring, without, SEED)
-    meaning = f"last {last} days: click-through with exploration over without, less 1"
+    meaning = f"last {last} days: {of} with exploration over without, less 1"
     return [
         Figure(key, found.value, meaning, goal),
         Figure(f"{key}.low", found.low, "95 % interval, people resampled"),
@@ -103,7 +106,10 @@ def main(quick: bool) -> list[Figure]:
     lately = {
         arm: row.ctr.value for arm, row in _arms(demos["exploring"], week).items()
     }
+    clicked = {arm: demo.scores for arm, demo in demos.items()}
+    expected = {arm: expected_scores(demo) for arm, demo in demos.items()}
     return [
+        Figure("people", people, "simulated, and more who sign up each day"),
         Figure(
             "ctr_ratio_to_oracle",
             lately[PIPELINE] / lately[ORACLE],
@@ -116,8 +122,10 @@ def main(quick: bool) -> list[Figure]:
             f"last {week} days",
             "> 1",
         ),
-        *_gain("exploration_gain", demos, days, "> 0"),
-        *_gain("exploration_gain_late", demos, week, ""),
+        *_gain("exploration_gain", clicked, days, "click-through", "> 0"),
+        *_gain("exploration_gain_late", clicked, week, "click-through"),
+        *_gain("exploration_gain_expected", expected, days, "expected clicks"),
+        *_gain("exploration_gain_late_expected", expected, week, "expected clicks"),
         *(
             Figure(f"ctr.{arm}", value, f"last {week} days")
             for arm, value in lately.items()

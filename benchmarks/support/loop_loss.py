@@ -9,6 +9,9 @@ list in the choice among what was listed, up to the oracle before that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from feedloop.cli.demo_story import Demo
@@ -17,6 +20,7 @@ from loaders.duckdb_plugin import raw_views
 from simulator.app import SURFACE, DayLog
 from simulator.choice import NOTHING, chance
 from simulator.pages import oracle_pages
+from simulator.report import ARMS, PIPELINE, Scores
 from simulator.world import Bools, Floats, Ints, midnight
 
 NEW_DAYS = 7
@@ -43,6 +47,22 @@ def loss(demo: Demo, last: int) -> dict[str, float]:
     for at, kind in enumerate(("newcomers", "others"), 1):
         if oracle[at]:
             found[kind] = float(sums["shown"][at] / oracle[at])
+    return found
+
+
+def expected_scores(demo: Demo) -> Sequence[Scores]:
+    """Each day's scores with the clicks that were to be expected of what the
+    pipeline showed in place of those that came: the same in the mean, without the
+    luck of the draw."""
+    row = ARMS.index(PIPELINE)
+    found = []
+    for log, scores in zip(demo.logs, demo.scores, strict=True):
+        served = np.flatnonzero(log.served)
+        people = log.plan.person[served]
+        clicks = scores.clicks.copy()
+        worth = _expected(demo, log, people, log.pages[served])
+        clicks[row] = np.bincount(people, worth, clicks.shape[1])
+        found.append(replace(scores, clicks=clicks))
     return found
 
 
