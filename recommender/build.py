@@ -222,15 +222,13 @@ class Build:
     @cached_property
     def impressions(self) -> Doubles:
         """Of each item in the last 30 days."""
-        at = list(self.spec.item_features).index(IMPRESSIONS)
-        return self.item_values[:, at].astype(np.float64)
+        return self._values_of(IMPRESSIONS)
 
     @cached_property
     def click_through(self) -> Doubles:
         """Each item's smoothed click-through, above 0 and below 1; that of all
         impressions where an item had none."""
-        at = list(self.spec.item_features).index(CTR)
-        seen, rate = self.impressions, self.item_values[:, at].astype(np.float64)
+        seen, rate = self.impressions, self._values_of(CTR)
         mean = (seen @ rate) / (seen.sum() or 1.0)
         return np.clip(np.where(seen > 0, rate, mean), 1e-4, 1 - 1e-4)
 
@@ -245,6 +243,10 @@ class Build:
         ctr = self.click_through
         deviation: Doubles = 1 / np.sqrt((seen + 1) * ctr * (1 - ctr))
         return deviation
+
+    def _values_of(self, feature: str) -> Doubles:
+        at = list(self.spec.item_features).index(feature)
+        return self.item_values[:, at].astype(np.float64)
 
     @cached_property
     def _ordinal_of(self) -> dict[str, int]:

@@ -79,7 +79,7 @@ from recommender.item_index import (
     update_index,
 )
 from recommender.params import KernelParams
-from recommender.taste_model import BESIDE_FACTORS
+from recommender.taste_vectors import BESIDE_FACTORS
 from recommender.tastes import EVERYBODY, ITEM
 
 MOST_ITEMS = 1 << 24

@@ -41,6 +41,7 @@ from recommender.pairs import (
     sorted_pairs,
     split_pairs,
 )
+from recommender.params import KernelParams
 from recommender.users import Users
 
 SOURCES = ("als", "item_item", "ease", "taste", "trending", "popular", "fresh")
@@ -156,10 +157,15 @@ def wanted(build: Build) -> int:
     return max(build.params.candidates, *lengths, 1)
 
 
+def shares(params: KernelParams) -> dict[str, float]:
+    """By source, its share of the candidates."""
+    return {source: getattr(params, f"{source}_share") for source in SOURCES}
+
+
 def _quotas(build: Build, n: int) -> list[int]:
     """Of ``n`` candidates, in the order of SOURCES. While no tastes are known, the
     other sources have their part, in proportion."""
-    share = np.array([getattr(build.params, f"{source}_share") for source in SOURCES])
+    share = np.array(list(shares(build.params).values()))
     total = share.sum()
     if not build.has_tastes:
         share[TASTE] = 0

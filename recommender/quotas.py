@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recommender.arrays import VECTOR, Doubles, column, matrix, numbers
-from recommender.candidates import SOURCES
+from recommender.candidates import SOURCES, shares
 from recommender.params import KernelParams
 
 FLOOR = 0.05
@@ -27,11 +27,6 @@ PRIOR = 500.0
 CREDIT = np.lcm.reduce(np.arange(1, len(SOURCES) + 1))
 """Of an item taken, so that any number of sources share it in whole parts: sums
 are then the same in any order."""
-
-
-def shares(params: KernelParams) -> dict[str, float]:
-    """By source, its share of the candidates."""
-    return {source: getattr(params, f"{source}_share") for source in SOURCES}
 
 
 def with_shares(params: KernelParams, given: Mapping[str, float]) -> KernelParams:

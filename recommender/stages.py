@@ -21,6 +21,7 @@ from feedloop.contracts.seeds import EventType, Feature, Surface
 from recommender import priors, quotas
 from recommender.build import candidate_features, open_model
 from recommender.build_writer import model_version_of, write_model
+from recommender.candidates import shares
 from recommender.ease import EaseParams, train_weights
 from recommender.embeddings import AlsParams, fold_in_users, map_cold_items
 from recommender.examples import aligned
@@ -401,7 +402,7 @@ def ranker(
     as_of = serving_instant(instants)
     names = candidate_features(features)
     shown = examples["position"].null_count < len(examples)
-    start = quotas.shares(KernelParams())
+    start = shares(KernelParams())
     recipe = f"{params!r} {start} seed={seed} shown={shown} {' '.join(names)}"
     if (
         previous is not None

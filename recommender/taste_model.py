@@ -16,9 +16,6 @@ MOST_POSITIONS = 50
 """Positions beyond share the last one's effect."""
 CATEGORIES_AN_ITEM = 2
 """An item is of so many categories at most."""
-BESIDE_FACTORS = 1 + 2 * CATEGORIES_AN_ITEM
-"""What an item's vector has behind its factors: the bias, and of each category the
-place and the share."""
 UNKNOWN = -1
 
 Parameters = dict[str, Doubles]

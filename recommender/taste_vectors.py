@@ -1,4 +1,4 @@
-"""Scores from the vectors that ``emb_tastes`` has of people and items.
+"""The vectors that ``emb_tastes`` has of people and items, and scores from them.
 
 A person's vector is factors and a liking for each category; an item's is factors,
 the bias, and of each of CATEGORIES_AN_ITEM categories the place and the share. The
@@ -10,8 +10,21 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from recommender.arrays import Floats, Ints
-from recommender.taste_model import BESIDE_FACTORS
+from recommender.arrays import Doubles, Floats, Ints
+from recommender.taste_model import CATEGORIES_AN_ITEM
+
+BESIDE_FACTORS = 1 + 2 * CATEGORIES_AN_ITEM
+"""What an item's vector has behind its factors: the bias, and of each category the
+place and the share."""
+
+
+def of_items(
+    factors: Doubles, bias: Doubles, category: Ints, share: Doubles
+) -> Doubles:
+    """(items, factors + BESIDE_FACTORS): the items' vectors; ``category`` and
+    ``share`` are (items, CATEGORIES_AN_ITEM)."""
+    of = np.stack([category, share], axis=2).reshape(len(factors), -1)
+    return np.column_stack([factors, bias, of])
 
 
 def factors_of(items: Floats) -> int:

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
+from recommender import taste_vectors
 from recommender.arrays import (
     VECTOR,
     Doubles,
@@ -65,7 +66,7 @@ TASTES = pa.schema(
     ]
 )
 """``user`` and ``everybody`` (one row, the mean, for people without one):
-factors, then a liking for each category. ``item``: factors, then BESIDE_FACTORS."""
+factors, then a liking for each category. ``item``: ``taste_vectors.of_items``."""
 
 MOST_ATTRIBUTES = 2_000
 POPULAR_DAYS = 3
@@ -98,12 +99,12 @@ def learn_tastes(
     width = params.factors
     likings = entities.membership @ mean[0, width:]
     bias -= (liked @ mean[0, :width] + bias + likings).mean()
-    of = np.stack([entities.category, entities.share], axis=2).reshape(len(items), -1)
+    rows = taste_vectors.of_items(liked, bias, entities.category, entities.share)
     return pa.concat_tables(
         [
             _table(EVERYBODY, pa.array([""]), mean),
             _table(USER, ids(people, "user_id"), taste),
-            _table(ITEM, ids(items, "item_id"), np.column_stack([liked, bias, of])),
+            _table(ITEM, ids(items, "item_id"), rows),
         ]
     )
 

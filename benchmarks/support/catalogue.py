@@ -18,7 +18,8 @@ from recommender.build import Build, open_model, ranked_features
 from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS, EaseParams
 from recommender.params import KernelParams
-from recommender.taste_model import BESIDE_FACTORS, TasteParams
+from recommender.taste_model import TasteParams, labelled
+from recommender.taste_vectors import of_items
 
 AS_OF = datetime(2026, 1, 8, tzinfo=UTC)
 SETTINGS = from_environment({})
@@ -147,12 +148,11 @@ def _tastes(names: pa.Array) -> pa.Table:
     """Everybody's and the items', each item of the category it is labelled with."""
     rng = np.random.default_rng(2)
     count, factors = len(names), TasteParams().factors
-    of_item = np.zeros((count, factors + BESIDE_FACTORS))
-    of_item[:, : factors + 1] = rng.normal(scale=0.5, size=(count, factors + 1))
-    of_item[:, factors + 1] = np.arange(count) % CATEGORIES
-    of_item[:, factors + 2] = 1
+    drawn = rng.normal(scale=0.5, size=(count, factors + 1))
+    category, share = labelled(np.arange(count) % CATEGORIES)
+    items = of_items(drawn[:, :factors], drawn[:, factors], category, share)
     kinds = [tastes.EVERYBODY] + [tastes.ITEM] * count
-    every = [np.zeros(factors + CATEGORIES), *of_item]
+    every = [np.zeros(factors + CATEGORIES), *items]
     return pa.table([kinds, ["", *names.to_pylist()], every], schema=tastes.TASTES)
 
 

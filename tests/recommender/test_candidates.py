@@ -21,6 +21,7 @@ from recommender.candidates import (
 )
 from recommender.pairs import MOST_ROWS
 from recommender.params import KernelParams
+from recommender.taste_vectors import of_items
 from recommender.tastes import EVERYBODY, ITEM, TASTES
 from recommender.users import read_users
 from tests.recommender.worlds import (
@@ -29,6 +30,7 @@ from tests.recommender.worlds import (
     make_build,
     random_world,
     surface,
+    tastes_by_hand,
     users_batch,
     vectors_table,
 )
@@ -136,38 +138,29 @@ def test_weights_of_the_newest_items_are_added_up(tmp_path: Path) -> None:
     assert not {"i0007", "i0008"} & set(score)
 
 
-def tastes_table(count: int, seed: int = 0) -> pa.Table:
+def tastes_table(count: int) -> pa.Table:
     """Two factors, a bias and one or two of the categories a and b for each item;
     everybody likes b."""
-    rng = np.random.default_rng(seed)
-    share = rng.choice([0.5, 1.0], count)
-    of = [rng.normal(size=3), np.arange(count) % 2, share]
-    of += [1 - np.arange(count) % 2, 1 - share]
-    vectors = [(EVERYBODY, "", [0.0, 0.0, 0.0, 2.0])]
-    vectors += [
-        (ITEM, name, row.tolist())
-        for name, row in zip(
-            item_names(count),
-            np.column_stack([rng.normal(size=(count, 3)), *of[1:]]),
-            strict=True,
-        )
-    ]
-    return pa.table(list(zip(*vectors, strict=True)), schema=TASTES)
+    rng = np.random.default_rng(0)
+    factors, bias = rng.normal(size=(count, 2)), rng.normal(size=count)
+    label, share = np.arange(count) % 2, rng.choice([0.5, 1.0], count)
+    items = of_items(
+        factors,
+        bias,
+        np.column_stack([label, 1 - label]),
+        np.column_stack([share, 1 - share]),
+    )
+    kinds = [EVERYBODY] + [ITEM] * count
+    everybody = np.array([0.0, 0.0, 0.0, 2.0])
+    return pa.table(
+        [kinds, ["", *item_names(count)], [everybody, *items]], schema=TASTES
+    )
 
 
-def liked_by_hand(tastes: pa.Table, taste: list[float]) -> dict[str, float]:
-    return {
-        row["entity_id"]: float(
-            np.dot(row["vector"][:2], taste[:2])
-            + row["vector"][2]
-            + sum(
-                taste[2 + int(row["vector"][at])] * row["vector"][at + 1]
-                for at in (3, 5)
-            )
-        )
-        for row in tastes.to_pylist()
-        if row["entity_type"] == ITEM
-    }
+def liked(tastes: pa.Table, taste: list[float]) -> dict[str, float]:
+    items = tastes.slice(1)
+    scores = tastes_by_hand(np.array([taste]), np.array(items["vector"].to_pylist()))
+    return dict(zip(items["entity_id"].to_pylist(), scores[0].tolist(), strict=True))
 
 
 def test_taste_brings_what_is_likeliest_to_be_clicked(tmp_path: Path) -> None:
@@ -179,8 +172,8 @@ def test_taste_brings_what_is_likeliest_to_be_clicked(tmp_path: Path) -> None:
         params=KernelParams(candidates=20, taste_share=0.25),
     )
     for taste in ([1.0, -2.0, 0.5, 0.0], [-1.0, 0.5, 0.0, -1.0], None):
-        liked = liked_by_hand(tastes, taste or [0.0, 0.0, 0.0, 2.0])
-        best = sorted(liked.keys() - {"i0005"}, key=lambda name: -liked[name])
+        score = liked(tastes, taste or [0.0, 0.0, 0.0, 2.0])
+        best = sorted(score.keys() - {"i0005"}, key=lambda name: -score[name])
         got = found(build, taste=taste, consumed_items=best[:1])
         ranks = dict(zip(names(build, got), got.ranks[:, TASTE].tolist(), strict=True))
         brought = {name: rank for name, rank in ranks.items() if rank >= 0}
@@ -200,8 +193,8 @@ def test_of_many_items_taste_searches_those_that_somebody_likes(tmp_path: Path) 
     recall = []
     for _ in range(20):
         taste = rng.normal(size=4).tolist()
-        liked = liked_by_hand(tastes, taste)
-        best = sorted(liked, key=lambda name: -liked[name])[:10]
+        score = liked(tastes, taste)
+        best = sorted(score, key=lambda name: -score[name])[:10]
         got = found(build, taste=taste)
         brought = np.array(names(build, got))[got.ranks[:, TASTE] >= 0]
         assert len(brought) == 10

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pytest
 
 from recommender.arrays import vectors
-from recommender.candidates import SOURCES
+from recommender.candidates import SOURCES, shares
 from recommender.params import KernelParams
-from recommender.quotas import FLOOR, PRIOR, learnt, shares, with_shares
+from recommender.quotas import FLOOR, PRIOR, learnt, with_shares
 
 NAMES = ["noise", *(f"from_{source}" for source in SOURCES)]
 ALS, ITEM_ITEM, EASE, TASTE, TRENDING, POPULAR, FRESH = range(len(SOURCES))

@@ -12,10 +12,15 @@ import pytest
 from recommender.arrays import Doubles
 from recommender.candidates import retrieve
 from recommender.features import assemble
-from recommender.taste_model import BESIDE_FACTORS, TasteParams
+from recommender.taste_model import TasteParams
 from recommender.tastes import EVERYBODY, ITEM, TASTES, USER, learn_tastes
 from recommender.users import read_users
-from tests.recommender.worlds import items_table, make_build, users_batch
+from tests.recommender.worlds import (
+    items_table,
+    make_build,
+    tastes_by_hand,
+    users_batch,
+)
 
 DAY = date(2026, 1, 5)
 PARAMS = TasteParams(steps=120)
@@ -75,12 +80,7 @@ def scores(tastes: pa.Table) -> Doubles:
         rows = [one for one in tastes.to_pylist() if one["entity_type"] == kind]
         return np.array([row["vector"] for row in rows])
 
-    user, item = np.vstack([of(USER), of(EVERYBODY)]), of(ITEM)
-    width = item.shape[1] - BESIDE_FACTORS
-    found: Doubles = user[:, :width] @ item[:, :width].T + item[:, width]
-    for at in range(width + 1, item.shape[1], 2):
-        found += user[:, width + item[:, at].astype(int)] * item[:, at + 1]
-    return found
+    return tastes_by_hand(np.vstack([of(USER), of(EVERYBODY)]), of(ITEM))
 
 
 def by_category(item: int) -> str:

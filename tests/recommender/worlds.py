@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from feedloop.contracts.seeds import Surface, read_features
 from feedloop.settings import from_environment
-from recommender.arrays import vectors
+from recommender.arrays import Doubles, vectors
 from recommender.build import Build, open_model, ranked_features
 from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS
 from recommender.params import KernelParams
+from recommender.taste_vectors import BESIDE_FACTORS
 from recommender.tastes import TASTES
 
 AS_OF = datetime(2025, 1, 10, tzinfo=UTC)
@@ -86,6 +87,15 @@ def vectors_table(key: str, names: Sequence[str], dense: Any) -> pa.Table:
             "vector": vectors(np.asarray(dense, np.float32)),
         }
     )
+
+
+def tastes_by_hand(people: Doubles, items: Doubles) -> Doubles:
+    """(people, items): the scores of the vectors that ``emb_tastes`` has of them."""
+    width = items.shape[1] - BESIDE_FACTORS
+    found: Doubles = people[:, :width] @ items[:, :width].T + items[:, width]
+    for at in range(width + 1, items.shape[1], 2):
+        found += people[:, width + items[:, at].astype(int)] * items[:, at + 1]
+    return found
 
 
 def no_vectors(factors: int = 2) -> pa.Table:
