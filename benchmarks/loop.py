@@ -36,7 +36,7 @@ from simulator.report import (
 from simulator.servers import running
 from tests.support.project_copy import copy_project
 
-DAYS, WEEK, PEOPLE = 21, 7, 2400
+DAYS, WEEK, PEOPLE = 21, 7, 6000
 QUICK_DAYS, QUICK_PEOPLE = 2, 60
 SEED = 1
 
