@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
@@ -35,6 +36,27 @@ def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
     with closing(open_log(settings, clock)) as log:
         create_topics(log, settings)
         yield log
+
+
+@pytest.fixture
+def client(settings: Settings, clock: FixedClock) -> Iterator[httpx.Client]:
+    """Of a collector on a log of its own."""
+    from tests.loaders.collecting import serving  # which needs NOW from here
+
+    with serving(settings, clock) as client:
+        yield client
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """A file of one's own, by name."""
+
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
 
 
 @pytest.fixture

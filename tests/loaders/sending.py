@@ -11,7 +11,14 @@ from pyiceberg.catalog import Catalog
 from feedloop.contracts.log import EventLog, Message
 from feedloop.settings import Settings
 from loaders.iceberg import open_catalog, open_table
+from loaders.loader import LoadReport
 from tests.loaders.conftest import NOW
+
+TOPIC = "t1.events"
+
+
+def counts(report: LoadReport) -> tuple[int, int, int]:
+    return report.rows, report.dead_letters, report.duplicates
 
 
 def event(number: int, **fields: Any) -> dict[str, Any]:

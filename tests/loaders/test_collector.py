@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -22,12 +19,8 @@ import msgspec
 import pytest
 
 from feedloop.clock import FixedClock
-from feedloop.contracts.log import Batch, EventLog, Message, TopicState
-from feedloop.errors import LogUnavailable, PartlyStored
 from feedloop.settings import Settings, to_environment
-from loaders import group_append
 from loaders.loader import load_all
-from loaders.log import open_log
 from tests.loaders.collecting import (
     COLLECT,
     EVENT,
@@ -40,13 +33,6 @@ from tests.loaders.collecting import (
 )
 from tests.loaders.conftest import NOW
 from tests.loaders.sending import event_ids, rows
-
-
-@pytest.fixture
-def client(settings: Settings, clock: FixedClock) -> Iterator[httpx.Client]:
-    with serving(settings, clock) as client:
-        yield client
-
 
 # --- events ------------------------------------------------------------------
 
@@ -236,141 +222,6 @@ def test_what_is_accepted_is_loaded(
     assert answers == [202, 202, 422, 422, 422]
 
 
-# --- bodies ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 400),
-        (b"{", 400),
-        (b"nonsense", 400),
-        (b'"an event"', 400),
-        (b"7", 400),
-        (b"null", 400),
-        (b'{"user_id": "\xff"}', 400),
-        (b'{"user_id": "\\ud800"}', 400),
-        (b"[" * 100_000, 400),
-        (b"[]", 422),
-        (b'{"events": []}', 422),
-        (b'{"events": {}}', 422),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_bodies_that_are_no_events(
-    client: httpx.Client, body: bytes, status: int
-) -> None:
-    answer = client.post("/events", content=body)
-    assert answer.status_code == status
-    problem_of(answer)
-
-
-def test_gzip(client: httpx.Client, settings: Settings) -> None:
-    body = gzip.compress(msgspec.json.encode([EVENT]))
-    answer = client.post("/events", content=body, headers={"Content-Encoding": "gzip"})
-    assert answer.status_code == 202
-    assert stored(settings) == [EVENT]
-
-
-@pytest.mark.parametrize(
-    "content_type", ["application/x-ndjson", "application/jsonl; charset=utf-8"]
-)
-def test_json_lines_are_a_batch(
-    client: httpx.Client, settings: Settings, content_type: str
-) -> None:
-    lines = [EVENT, EVENT | {"event_id": "e2", "user_id": 5}, EVENT | {"user_id": "u2"}]
-    body = b"\n\n".join(map(msgspec.json.encode, lines)) + b"\n"
-    answer = client.post(
-        "/events", content=body, headers={"Content-Type": content_type}
-    )
-    assert answer.status_code == 202
-    accepted = [result["accepted"] for result in answer.json()["results"]]
-    assert accepted == [True, False, True]
-    assert {event["user_id"] for event in stored(settings)} == {"u1", "u2"}
-
-
-@pytest.mark.parametrize(
-    ("content_type", "status"),
-    [
-        ("application/json; charset=UTF-8", 202),
-        ('application/json; charset="utf-8"; version=1', 202),
-        ("text/plain", 202),
-        ("application/x-www-form-urlencoded", 202),
-        ("application/json; charset=utf-16", 415),
-    ],
-)
-def test_content_types(client: httpx.Client, content_type: str, status: int) -> None:
-    answer = client.post(
-        "/events",
-        content=msgspec.json.encode(EVENT),
-        headers={"Content-Type": content_type},
-    )
-    assert answer.status_code == status
-
-
-@pytest.mark.parametrize(
-    ("encoding", "body", "status"),
-    [
-        ("gzip", b"this is no gzip", 400),
-        ("gzip", gzip.compress(b"[" + b" " * 9000)[:-4], 400),
-        ("gzip", gzip.compress(b"{}") * 2, 400),
-        ("gzip", gzip.compress(b"[" + b" " * 2_000_000), 413),
-        ("br", b"anything", 415),
-    ],
-    ids=["no gzip", "torn", "two", "a bomb", "brotli"],
-)
-def test_encodings_that_are_refused(
-    client: httpx.Client, encoding: str, body: bytes, status: int
-) -> None:
-    answer = client.post(
-        "/events", content=body, headers={"Content-Encoding": encoding}
-    )
-    assert answer.status_code == status
-    problem_of(answer)
-
-
-def test_a_body_at_the_limit_and_one_beyond(
-    settings: Settings, clock: FixedClock
-) -> None:
-    small = msgspec.structs.replace(settings, max_body_bytes=2000)
-    body = msgspec.json.encode(EVENT)
-    with serving(small, clock) as client:
-        fits = client.post("/events", content=body + b" " * (2000 - len(body)))
-        too_large = client.post("/events", content=body + b" " * (2001 - len(body)))
-        streamed = client.post("/events", content=(b" " * 1000 for _ in range(5000)))
-    assert fits.status_code == 202
-    assert (too_large.status_code, streamed.status_code) == (413, 413)
-    assert "2000 bytes" in problem_of(too_large)["detail"]
-
-
-def test_a_client_that_goes_away_halfway_stores_nothing_and_is_no_error_of_ours(
-    client: httpx.Client, settings: Settings
-) -> None:
-    body = msgspec.json.encode(EVENT)
-    head = "POST /events HTTP/1.1\r\nHost: x\r\nX-API-Key: dev-collect\r\n"
-    head += f"Content-Length: {len(body) + 10}\r\n\r\n"
-    address = (client.base_url.host, client.base_url.port)
-    with socket.create_connection(address) as connection:
-        connection.sendall(head.encode() + body)
-    gone = 'feedloop_http_requests_total{method="POST",path="/events",status="400"} 1.0'
-    for _ in range(1000):
-        if gone in client.get("/metrics").text:
-            break
-    else:
-        raise AssertionError("it was never noticed")
-    assert stored(settings) == []
-
-
-def test_a_batch_of_too_many(settings: Settings, clock: FixedClock) -> None:
-    small = msgspec.structs.replace(settings, max_batch_events=3)
-    with serving(small, clock) as client:
-        batch = [EVENT | {"event_id": f"e{n}"} for n in range(4)]
-        assert client.post("/events", json=batch[:3]).status_code == 202
-        answer = client.post("/events", json=batch)
-    assert answer.status_code == 413
-    assert "3 at most" in problem_of(answer)["detail"]
-
-
 # --- who may do what ---------------------------------------------------------
 
 
@@ -473,203 +324,6 @@ def test_paths_that_are_no_id(client: httpx.Client, path: str) -> None:
     answer = client.put(path, json=ITEM, headers=WRITE)
     assert answer.status_code in (404, 422)
     problem_of(answer)
-
-
-# --- when the log is away ----------------------------------------------------
-
-
-class GatedLog:
-    """A real log whose appends wait at a gate, and may find it broken."""
-
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
-        self.arrived = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-        self.broken = False
-        self.keeps: set[str] | None = None
-        self.appends: list[list[str]] = []
-
-    def append(self, topic: str, messages: Sequence[Message]) -> None:
-        self.appends.append([message.key for message in messages])
-        self.arrived.release()
-        self.gate.acquire()
-        if self.broken:
-            raise LogUnavailable("The log is broken; try again.")
-        if self.keeps is not None:
-            stored = [message.key in self.keeps for message in messages]
-            self._log.append(
-                topic, [m for m, kept in zip(messages, stored, strict=True) if kept]
-            )
-            raise PartlyStored("The log took a part; send the rest again.", stored)
-        self._log.append(topic, messages)
-
-    def create(self, topic: str, *, compacted: bool = False) -> None:
-        self._log.create(topic, compacted=compacted)
-
-    def state(self, topic: str) -> TopicState | None:
-        return self._log.state(topic)
-
-    def read(
-        self,
-        topic: str,
-        offsets: Mapping[int, int],
-        limit: int,
-        only: Collection[int] | None = None,
-    ) -> Batch:
-        return self._log.read(topic, offsets, limit, only)
-
-    def close(self) -> None:
-        self._log.close()
-
-
-def test_no_answer_before_the_log_has_it_and_what_waits_goes_together(
-    settings: Settings, clock: FixedClock
-) -> None:
-    log = GatedLog(open_log(settings, clock))
-    with serving(settings, clock, log) as client, ThreadPoolExecutor(8) as pool:
-
-        def post(number: int) -> httpx.Response:
-            event = EVENT | {"event_id": f"e{number}", "user_id": f"u{number}"}
-            return client.post("/events", json=event)
-
-        first = pool.submit(post, 0)
-        assert log.arrived.acquire(timeout=30)  # at once: the log was idle
-        later = [pool.submit(post, number) for number in range(1, 6)]
-        waiting(client, 6)
-        assert not first.done()
-        log.gate.release(1)
-        assert first.result().status_code == 202
-        assert log.arrived.acquire(timeout=30)
-        assert not any(one.done() for one in later)
-        log.gate.release(1)
-        assert [one.result().status_code for one in later] == [202] * 5
-    assert log.appends[0] == ["u0"]
-    assert sorted(log.appends[1]) == [f"u{n}" for n in range(1, 6)]
-    assert len(stored(settings)) == 6
-
-
-def waiting(client: httpx.Client, count: int) -> None:
-    """Ask until ``count`` messages wait for the log."""
-    wanted = f"feedloop_messages_waiting {count}.0"
-    for _ in range(1000):
-        if wanted in client.get("/metrics").text:
-            return
-    raise AssertionError(f"{count} messages never waited")
-
-
-def test_a_log_that_is_away_is_503(settings: Settings, clock: FixedClock) -> None:
-    log = GatedLog(open_log(settings, clock))
-    log.gate.release(3)
-    log.broken = True
-    with serving(settings, clock, log) as client:
-        for answer in (
-            client.post("/events", json=EVENT),
-            client.post("/events", json=[EVENT]),
-            client.put("/items/i1", json=ITEM, headers=WRITE),
-        ):
-            assert answer.status_code == 503
-            assert int(answer.headers["Retry-After"]) >= 1
-            assert "broken" in problem_of(answer)["detail"]
-        assert stored(settings) == []
-        log.broken = False
-        log.gate.release(1)
-        assert client.post("/events", json=EVENT).status_code == 202
-    assert stored(settings) == [EVENT]
-
-
-def test_too_many_waiting_is_503(
-    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_append, "MOST_WAITING", 2)
-    log = GatedLog(open_log(settings, clock))
-    with serving(settings, clock, log) as client, ThreadPoolExecutor(2) as pool:
-        held = [pool.submit(client.post, "/events", json=EVENT) for _ in range(2)]
-        waiting(client, 2)
-        answer = client.post("/events", json=EVENT)
-        log.gate.release(2)
-        assert [one.result().status_code for one in held] == [202, 202]
-    assert answer.status_code == 503
-    assert "2 events wait" in problem_of(answer)["detail"]
-
-
-def test_a_part_that_is_stored_is_told_to_those_who_sent_it(
-    settings: Settings, clock: FixedClock
-) -> None:
-    """Three requests in one append, of which the log takes two users' events."""
-    log = GatedLog(open_log(settings, clock))
-    by_user = [EVENT | {"event_id": f"e{n}", "user_id": f"u{n}"} for n in range(5)]
-    with serving(settings, clock, log) as client, ThreadPoolExecutor(4) as pool:
-        held = pool.submit(client.post, "/events", json=EVENT | {"event_id": "first"})
-        assert log.arrived.acquire(timeout=30)
-        whole = pool.submit(client.post, "/events", json=by_user[:2])
-        waiting(client, 3)
-        partly = pool.submit(client.post, "/events", json=by_user[1:4])
-        waiting(client, 6)
-        nothing = pool.submit(client.post, "/events", json=by_user[4])
-        waiting(client, 7)
-        log.gate.release(1)
-        assert held.result().status_code == 202
-        assert log.arrived.acquire(timeout=30)
-        log.keeps = {"u0", "u1"}
-        log.gate.release(1)
-        answers = [one.result() for one in (whole, partly, nothing)]
-    assert [answer.status_code for answer in answers] == [202, 503, 503]
-    body = answers[1].json()
-    accepted = [one["event_id"] for one in body["results"] if one["accepted"]]
-    again = [one["event_id"] for one in body["results"] if one.get("retry")]
-    assert (accepted, again) == (["e1"], ["e2", "e3"])
-    assert (body["accepted"], body["rejected"]) == (1, 2)
-    assert {event["event_id"] for event in stored(settings)} == {"first", "e0", "e1"}
-
-
-def test_more_waiting_bytes_than_are_held_is_503(
-    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_append, "BYTES_WAITING", 500)
-    log = GatedLog(open_log(settings, clock))
-    large = EVENT | {"context": {"note": "n" * 300}}
-    with serving(settings, clock, log) as client, ThreadPoolExecutor(1) as pool:
-        held = pool.submit(client.post, "/events", json=large)
-        waiting(client, 1)
-        answer = client.post("/events", json=large)
-        log.gate.release(2)
-        assert held.result().status_code == 202
-        assert client.post("/events", json=large).status_code == 202
-    assert answer.status_code == 503
-
-
-def test_whoever_waits_is_told_in_time_though_the_log_says_nothing(
-    settings: Settings, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was handed to the log may still be stored, what waited is dropped."""
-    monkeypatch.setattr(group_append, "ANSWER_S", 0.05)
-    log = GatedLog(open_log(settings, clock))
-    with serving(settings, clock, log) as client, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(client.post, "/events", json=EVENT)
-        assert log.arrived.acquire(timeout=30)
-        dropped = client.post("/events", json=EVENT | {"event_id": "e2"})
-        for answer in (first.result(), dropped):
-            assert answer.status_code == 503
-            assert "has not answered" in problem_of(answer)["detail"]
-        log.gate.release(1)
-    assert [event["event_id"] for event in stored(settings)] == ["e1"]
-
-
-def test_no_space_is_503_and_then_202_again(
-    settings: Settings, clock: FixedClock
-) -> None:
-    with serving(settings, clock) as client:
-        assert client.post("/events", json=EVENT).status_code == 202
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-        try:
-            full = client.post("/events", json=EVENT | {"event_id": "e2"})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        again = client.post("/events", json=EVENT | {"event_id": "e2"})
-    assert (full.status_code, again.status_code) == (503, 202)
-    assert "free space" in problem_of(full)["detail"]
-    assert [event["event_id"] for event in stored(settings)] == ["e1", "e2"]
 
 
 # --- the rest ----------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,14 @@ from feedloop.clock import FixedClock
 from feedloop.contracts.log import EVENTS, ITEMS, USERS
 from feedloop.errors import ImportFailed
 from feedloop.settings import Settings, to_environment
-from loaders.conversion import convert, to_time
 from loaders.importing import ImportReport, import_file
-from loaders.mapping import TARGETS, Column, Constant, Kind, parse_map
+from loaders.mapping import TARGETS, parse_map
 from loaders.messages import Cut, MessageBuilder
-from loaders.proposal import Proposal, propose
 from loaders.row_sources import CHUNK_ROWS, LINE_CHARACTERS, open_rows
 from tests.loaders.left_behind import in_log, in_table, nothing_was_sent
 
 EVENT_MAP = "user_id=who,item_id=what,event_type=did,occurred_at=at"
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
-TYPES = ["view", "click", "rating", "save", "purchase"]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
-    def write(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
 
 
 @pytest.fixture
@@ -270,78 +256,6 @@ def test_chunks_make_no_difference(write: Callable[..., Path]) -> None:
     assert taken(2, 3) == whole[:3]
 
 
-# --- times -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "2026-01-05T12:00:00Z",
-        "2026-01-05 12:00:00",
-        "2026-01-05T14:30:00+02:30",
-        1767614400,
-        1767614400.0,
-        "1767614400",
-        "1767614400.000",
-        Decimal("1767614400"),
-        1767614400_000,
-        "1767614400000",
-        1767614400_000_000,
-        datetime(2026, 1, 5, 12),
-        datetime.fromisoformat("2026-01-05T09:00:00-03:00"),
-    ],
-)
-def test_one_instant_in_many_spellings(value: Any) -> None:
-    assert to_time(value, None) == NOON
-
-
-@pytest.mark.parametrize("unit", ["s", "ms", "us"])
-def test_the_unit_that_is_said(unit: str) -> None:
-    micros = {"s": 1_000_000, "ms": 1000, "us": 1}[unit]
-    assert to_time(12_345, unit) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
-        microseconds=12_345 * micros
-    )
-
-
-@pytest.mark.parametrize(
-    "value", ["", "yesterday", "05/01/2026", True, "9" * 20, float("nan"), 1e300, []]
-)
-def test_what_is_no_time_stays_what_it_is(value: Any) -> None:
-    assert to_time(value, None) is value
-
-
-def test_microseconds_are_kept() -> None:
-    at = NOON + timedelta(microseconds=123_456)
-    assert to_time("1767614400.123456", None) == at
-    assert to_time(1767614400_123_456, None) == at
-    assert to_time(1767614400.123456, None) == at
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "expected"),
-    [
-        (Kind.TEXT, 2**60 + 1, str(2**60 + 1)),
-        (Kind.TEXT, 3.0, "3"),
-        (Kind.TEXT, 3.5, 3.5),
-        (Kind.TEXT, True, True),
-        (Kind.NUMBER, "4", 4.0),
-        (Kind.NUMBER, "nan", "nan"),
-        (Kind.NUMBER, "1_0", "1_0"),
-        (Kind.INTEGER, "3", 3),
-        (Kind.INTEGER, "3.5", "3.5"),
-        (Kind.BOOLEAN, "true", True),
-        (Kind.BOOLEAN, "maybe", "maybe"),
-        (Kind.LIST, "a | b|", ["a", "b"]),
-        (Kind.LIST, '["a|b"]', ["a|b"]),
-        (Kind.LIST, [1, "b"], ["1", "b"]),
-        (Kind.ANY, 3.5, 3.5),
-    ],
-)
-def test_conversions(kind: Kind, value: Any, expected: Any) -> None:
-    (converted,) = convert([value], kind, None)
-    assert converted == expected and type(converted) is type(expected)
-
-
 # --- bad rows ----------------------------------------------------------------
 
 
@@ -514,118 +428,6 @@ def test_a_header_without_rows(
 ) -> None:
     report = run(write("e.csv", "who,what,did,at\n"))
     assert report.sent[EVENTS] == 0 and report.first is None
-
-
-# --- mappings ----------------------------------------------------------------
-
-
-def test_a_map_reads_back_as_it_was_written() -> None:
-    text = (
-        "user_id=who,item_id=\"the item, or so\",event_type='big, bad',"
-        "occurred_at=at=noon,context.session_id=s"
-    )
-    field_map = parse_map([text], TARGETS[EVENTS])
-    assert field_map.sources == {
-        "user_id": Column("who"),
-        "item_id": Column("the item, or so"),
-        "event_type": Constant("big, bad"),
-        "occurred_at": Column("at=noon"),
-        "context.session_id": Column("s"),
-    }
-    assert str(field_map) == text
-    parts = text.split(",", 1)
-    assert parse_map(parts, TARGETS[EVENTS]) == field_map
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("user_id", "can't be read from 'user_id' on"),
-        ("user_id=a,,item_id=b", "can't be read from ',item_id=b' on"),
-        ("user_id=a,user_id=b", "fills user_id twice"),
-        ("visitor=a", "no field 'visitor' to map to; they have event_id"),
-        ("context.=a", r"no field 'context\.'"),
-        ("context=a,context.device=b", "context as a whole and context.device too"),
-        ("user_id=a", "Nothing is mapped to item_id, event_type, occurred_at"),
-    ],
-)
-def test_maps_that_are_refused(text: str, sentence: str) -> None:
-    with pytest.raises(ImportFailed, match=sentence):
-        parse_map([text], TARGETS[EVENTS])
-
-
-def proposed(path: Path, into: str = EVENTS) -> Proposal:
-    return propose(open_rows(path), TARGETS[into], TYPES)
-
-
-def test_a_proposal_from_names(write: Callable[..., Path]) -> None:
-    path = write(
-        "e.csv",
-        "timestamp,visitorid,event,itemid,transactionid\n1433221332117,25,view,35,\n",
-    )
-    proposal = proposed(path)
-    assert {field: str(one) for field, one in proposal.sources.items()} == {
-        "user_id": "visitorid",
-        "item_id": "itemid",
-        "event_type": "event",
-        "occurred_at": "timestamp",
-    }
-    assert not proposal.missing
-    assert proposal.unused == ["transactionid"]
-
-
-def test_a_proposal_looks_at_values_too(write: Callable[..., Path]) -> None:
-    path = write(
-        "e.csv",
-        "user_id,session_id,session_start,click_article_id,click_timestamp,event\n"
-        "1,77,1506826329000,5,1506826800026,open\n"
-        "2,78,1506826329001,6,not a time,view\n"
-        "3,79,1506826329002,7,1506826800028,view\n",
-    )
-    proposal = proposed(path)
-    assert {field: str(one) for field, one in proposal.sources.items()} == {
-        "user_id": "user_id",
-        "item_id": "click_article_id",
-        "event_type": "event",
-        "occurred_at": "click_timestamp",
-        "context.session_id": "session_id",
-    }
-    assert any("open" in remark for remark in proposal.remarks)
-
-    odd = write("odd.csv", "user,thing,event,moment\n1,a,view,2026-01-05\n")
-    found = proposed(odd)
-    assert found.sources["occurred_at"] == Column("moment")
-    assert found.missing == ["item_id"]
-    assert found.command("odd.csv") == (
-        "feedloop import odd.csv --map "
-        "user_id=user,event_type=event,occurred_at=moment,item_id=COLUMN"
-    )
-    assert any("item_id" in remark for remark in found.remarks)
-
-
-def test_a_proposal_for_ratings(write: Callable[..., Path]) -> None:
-    path = write("r.csv", "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n")
-    proposal = proposed(path)
-    assert proposal.sources["event_type"] == Constant("rating")
-    assert proposal.sources["event_value"] == Column("rating")
-    assert proposal.command("my $1.csv") == (
-        "feedloop import 'my $1.csv' --map \"user_id=userId,item_id=movieId,"
-        "occurred_at=timestamp,event_value=rating,event_type='rating'\""
-    )
-    assert not proposal.missing and not proposal.unused
-
-
-def test_a_proposal_for_items(write: Callable[..., Path]) -> None:
-    path = write("m.csv", "id,title,genres,date\n31,Heat,Crime|Drama,1995-12-15\n")
-    proposal = proposed(path, ITEMS)
-    assert {field: str(one) for field, one in proposal.sources.items()} == {
-        "item_id": "id",
-        "published_at": "date",
-        "title": "title",
-        "tags": "genres",
-    }
-    assert proposal.missing == ["category"]
-    assert "--into items" in proposal.command("m.csv")
 
 
 # --- the command -------------------------------------------------------------
