@@ -9,6 +9,7 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import svds
 
 from recommender.arrays import Doubles, Floats, Ints
 
@@ -17,6 +18,11 @@ MOST_POSITIONS = 50
 CATEGORIES_AN_ITEM = 2
 """An item is of so many categories at most."""
 UNKNOWN = -1
+WIDTH_AT_FIRST = 0.3
+"""Root mean square of a factor where it begins."""
+PAIRS_AT_LEAST = 5
+"""Added to how many pairs there are of a person or an item, so that one of few
+does not lead the search for factors."""
 
 Parameters = dict[str, Doubles]
 
@@ -27,7 +33,7 @@ class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
     ``alternatives`` to each choice; ``most_choices`` and ``most_shown`` are the
     newest that are learned from. ``mislabelled``: the share of items that are
     thought to be of another category than the catalogue says. Penalties are halves
-    of squares.
+    of squares. ``steps_before``: without factors; ``steps``: with them.
     """
 
     factors: int = 4
@@ -35,8 +41,8 @@ class TasteParams(msgspec.Struct, frozen=True, kw_only=True):
     most_choices: int = 200_000
     most_shown: int = 1_000_000
     mislabelled: float = 0.05
-    steps: int = 150
-    steps_after: int = 60
+    steps_before: int = 30
+    steps: int = 110
     learning_rate: float = 0.05
     user_penalty: float = 1.0
     item_penalty: float = 4.0
@@ -111,13 +117,14 @@ def labelled(category: Ints) -> tuple[Ints, Doubles]:
 def fit(
     evidence: Evidence, entities: Entities, params: TasteParams
 ) -> tuple[Parameters, Entities]:
-    """The most probable tastes, first with the catalogue's categories, then with
-    those that the answers make likely."""
+    """The most probable tastes: first without factors and with the catalogue's
+    categories, then with both as the answers make them likely."""
     found = _start(entities, params)
-    _climb(found, evidence, entities, params, params.steps)
+    _climb(found, evidence, entities, params, params.steps_before)
     if entities.categories > 1 and params.mislabelled:
         entities = _recategorised(found, evidence, entities, params.mislabelled)
-        _climb(found, evidence, entities, params, params.steps_after)
+    _begin_factors(found, evidence, entities, params)
+    _climb(found, evidence, entities, params, params.steps)
     return found, entities
 
 
@@ -145,12 +152,33 @@ def _start(entities: Entities, params: TasteParams) -> Parameters:
         "position": (MOST_POSITIONS, 1),
     }
     found = {name: np.zeros(shape) for name, shape in shapes.items()}
-    rng = np.random.default_rng(params.seed)
-    # factors at zero would have no gradient
-    for name in ("item_by", "item"):
-        found[name] += rng.normal(0, 0.1, found[name].shape)
     found["position"] += -3.0
     return found
+
+
+def _begin_factors(
+    found: Parameters, evidence: Evidence, entities: Entities, params: TasteParams
+) -> None:
+    """Let ``found``, without factors as yet, have those of the answers that
+    nothing else explains.
+
+    Their leading singular vectors, each person and item weighed by how sure it is.
+    From a random start a factor may be found by none of the steps, and until then
+    two others do the work of three.
+    """
+    left = _residual(found, evidence, entities).by_pair
+    pairs = sp.csr_matrix((np.ones(left.nnz), left.indices, left.indptr), left.shape)
+    sure = [
+        sp.diags_array((np.asarray(pairs.sum(axis)).ravel() + PAIRS_AT_LEAST) ** -0.5)
+        for axis in (1, 0)
+    ]
+    count = min(params.factors, min(left.shape) - 1)
+    if count < 1:
+        return
+    start = np.random.default_rng(params.seed).normal(size=min(left.shape))
+    people, _, items = svds(sure[0] @ left @ sure[1], count, v0=start)
+    for name, vectors in (("user", people), ("item", items.T)):
+        found[name][:, :count] = vectors * len(vectors) ** 0.5 * WIDTH_AT_FIRST
 
 
 def _climb(
@@ -175,7 +203,7 @@ def _climb(
     mean = {name: np.zeros_like(value) for name, value in found.items()}
     square = {name: np.zeros_like(value) for name, value in found.items()}
     for step in range(1, steps + 1):
-        gradient = _gradient(evidence, entities, found)
+        gradient = _gradient(found, evidence, entities)
         # smaller steps towards the end settle what the first ones overshot
         rate = params.learning_rate * (1.0 if step < 0.6 * steps else 0.3)
         for name, penalty in penalties.items():
@@ -186,11 +214,19 @@ def _climb(
             found[name] += rate * (mean[name] / (1 - 0.9**step)) / scale
 
 
-def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Parameters:
-    """Of the log-likelihood: each pair's score in single precision, all sums in
-    double."""
+@dataclass(frozen=True)
+class _Residual:
+    """What the likelihood gains by a higher score: of each impression, and of each
+    pair in all, (people, items); and the sums that the scores come from."""
+
+    of_shown: Floats
+    by_pair: sp.csr_matrix
+    user: Doubles
+    item: Doubles
+
+
+def _residual(found: Parameters, evidence: Evidence, entities: Entities) -> _Residual:
     user, item, bias = sums(entities, found)
-    width = item.shape[1]
     score = _scores(user, item, bias, evidence, entities)
     margin = score.take(evidence.shown) + _effects(found, evidence)
     of_shown = evidence.clicked - 1 / (1 + np.exp(-margin))
@@ -203,13 +239,22 @@ def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Para
     by_pair += np.bincount(evidence.choices.ravel(), of_choices.ravel(), len(score))
     for signal in evidence.signals:
         by_pair += np.bincount(signal.pairs, _of_signal(score, signal), len(score))
-    residual = sp.csr_matrix(
+    matrix = sp.csr_matrix(
         (by_pair, evidence.item, evidence.offsets), shape=(len(user), len(item))
     )
-    to_user = residual @ item
-    to_liking = (residual @ entities.membership).toarray()
-    to_item = residual.T @ user[:, :width]
-    to_bias = np.bincount(evidence.item, by_pair, len(item))[:, None]
+    return _Residual(of_shown, matrix, user, item)
+
+
+def _gradient(found: Parameters, evidence: Evidence, entities: Entities) -> Parameters:
+    """Of the log-likelihood: each pair's score in single precision, all sums in
+    double."""
+    residual = _residual(found, evidence, entities)
+    by_pair, width = residual.by_pair, residual.item.shape[1]
+    to_user = by_pair @ residual.item
+    to_liking = (by_pair @ entities.membership).toarray()
+    to_item = by_pair.T @ residual.user[:, :width]
+    to_bias = np.bincount(evidence.item, by_pair.data, by_pair.shape[1])[:, None]
+    to_position = np.bincount(evidence.position, residual.of_shown, MOST_POSITIONS)
     return {
         "user": to_user,
         "liking": to_liking,
@@ -219,7 +264,7 @@ def _gradient(evidence: Evidence, entities: Entities, found: Parameters) -> Para
         "item_by": entities.items.T @ to_item,
         "bias": to_bias,
         "bias_by": entities.items.T @ to_bias,
-        "position": np.bincount(evidence.position, of_shown, MOST_POSITIONS)[:, None],
+        "position": to_position[:, None],
     }
 
 

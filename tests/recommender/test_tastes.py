@@ -23,7 +23,7 @@ from tests.recommender.worlds import (
 )
 
 DAY = date(2026, 1, 5)
-PARAMS = TasteParams(steps=120)
+PARAMS = TasteParams()
 CATEGORIES = ["a", "b"]
 
 
@@ -109,6 +109,32 @@ def test_what_alike_people_click_is_liked_before_it_was_shown() -> None:
         mine = [liked[user, item] for item in unseen if (user + item) % 2 == 0]
         others = [liked[user, item] for item in unseen if (user + item) % 2]
         assert min(mine) > max(others) + 1
+
+
+def test_every_factor_is_found_whatever_the_seed() -> None:
+    rng = np.random.default_rng(0)
+    people, items, factors = 200, 80, TasteParams().factors
+    taste = rng.normal(size=(people, factors))
+    style = rng.normal(size=(items, factors))
+    rows = []
+    for user in range(people):
+        shown = rng.permutation(items)[:40]
+        chance = 1 / (1 + np.exp(1.5 - 0.9 * style[shown] @ taste[user]))
+        clicked = rng.random(len(shown)) < chance
+        for at, (item, label) in enumerate(zip(shown, clicked, strict=True)):
+            rows.append((user, int(item), 1 + at % 10, int(label)))
+    events, everyone = events_table(rows), people_table(people)
+    for seed in range(8):
+        params = TasteParams(seed=seed, alternatives=10)
+        learned = learn_tastes(
+            events, everyone, catalogue(["a"] * items), ["a"], params
+        )
+        found = np.array(
+            [row["vector"] for row in learned.to_pylist() if row["entity_type"] == ITEM]
+        )
+        known = np.column_stack([found[:, :factors], np.ones(items)])
+        rest = style - known @ np.linalg.lstsq(known, style, rcond=None)[0]
+        assert (rest.var(axis=0) / style.var(axis=0)).max() < 0.25
 
 
 def test_a_new_item_is_liked_by_those_who_click_its_tag() -> None:
