@@ -9,7 +9,6 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import svds
 
 from recommender.arrays import Doubles, Floats, Ints
 
@@ -23,6 +22,8 @@ WIDTH_AT_FIRST = 0.3
 PAIRS_AT_LEAST = 5
 """Added to how many pairs there are of a person or an item, so that one of few
 does not lead the search for factors."""
+ROUNDS, MORE_THAN_SOUGHT = 10, 6
+"""Of the search: how often it goes to and fro, with how many vectors more."""
 
 Parameters = dict[str, Doubles]
 
@@ -172,13 +173,25 @@ def _begin_factors(
         sp.diags_array((np.asarray(pairs.sum(axis)).ravel() + PAIRS_AT_LEAST) ** -0.5)
         for axis in (1, 0)
     ]
-    count = min(params.factors, min(left.shape) - 1)
-    if count < 1:
-        return
-    start = np.random.default_rng(params.seed).normal(size=min(left.shape))
-    people, _, items = svds(sure[0] @ left @ sure[1], count, v0=start)
-    for name, vectors in (("user", people), ("item", items.T)):
-        found[name][:, :count] = vectors * len(vectors) ** 0.5 * WIDTH_AT_FIRST
+    leading = _leading(sure[0] @ left @ sure[1], params.factors, params.seed)
+    for name, vectors in zip(("user", "item"), leading, strict=True):
+        size, count = vectors.shape
+        found[name][:, :count] = vectors * size**0.5 * WIDTH_AT_FIRST
+
+
+def _leading(matrix: sp.csr_matrix, count: int, seed: int) -> tuple[Doubles, Doubles]:
+    """About the ``count`` leading singular vectors, left and right, in columns;
+    fewer of a smaller matrix.
+
+    Randomised subspace iteration (Halko, Martinsson and Tropp, 2011), which gives
+    the same twice even where there are fewer than so many to find.
+    """
+    width = min(count + MORE_THAN_SOUGHT, *matrix.shape)
+    basis = np.random.default_rng(seed).normal(size=(matrix.shape[1], width))
+    for _ in range(ROUNDS):
+        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
+    left, _, turn = np.linalg.svd(matrix @ basis, full_matrices=False)
+    return left[:, :count], basis @ turn[:count].T
 
 
 def _climb(
