@@ -168,12 +168,13 @@ def _begin_factors(
     two others do the work of three.
     """
     left = _residual(found, evidence, entities).by_pair
-    pairs = sp.csr_matrix((np.ones(left.nnz), left.indices, left.indptr), left.shape)
-    sure = [
-        sp.diags_array((np.asarray(pairs.sum(axis)).ravel() + PAIRS_AT_LEAST) ** -0.5)
-        for axis in (1, 0)
-    ]
-    leading = _leading(sure[0] @ left @ sure[1], params.factors, params.seed)
+    of_people = np.diff(evidence.offsets)
+    of_items = np.bincount(evidence.item, minlength=left.shape[1])
+    people, items = (
+        sp.diags_array((pairs + PAIRS_AT_LEAST) ** -0.5)
+        for pairs in (of_people, of_items)
+    )
+    leading = _leading(people @ left @ items, params.factors, params.seed)
     for name, vectors in zip(("user", "item"), leading, strict=True):
         size, count = vectors.shape
         found[name][:, :count] = vectors * size**0.5 * WIDTH_AT_FIRST

@@ -73,14 +73,16 @@ def events_table(
     )
 
 
+def vectors_of(tastes: pa.Table, kind: str) -> Doubles:
+    """One row each, in the order of ``tastes``."""
+    rows = [one for one in tastes.to_pylist() if one["entity_type"] == kind]
+    return np.array([row["vector"] for row in rows])
+
+
 def scores(tastes: pa.Table) -> Doubles:
     """(people, items), everybody's mean in the last row."""
-
-    def of(kind: str) -> Doubles:
-        rows = [one for one in tastes.to_pylist() if one["entity_type"] == kind]
-        return np.array([row["vector"] for row in rows])
-
-    return tastes_by_hand(np.vstack([of(USER), of(EVERYBODY)]), of(ITEM))
+    people = [vectors_of(tastes, kind) for kind in (USER, EVERYBODY)]
+    return tastes_by_hand(np.vstack(people), vectors_of(tastes, ITEM))
 
 
 def by_category(item: int) -> str:
@@ -129,10 +131,8 @@ def test_every_factor_is_found_whatever_the_seed() -> None:
         learned = learn_tastes(
             events, everyone, catalogue(["a"] * items), ["a"], params
         )
-        found = np.array(
-            [row["vector"] for row in learned.to_pylist() if row["entity_type"] == ITEM]
-        )
-        known = np.column_stack([found[:, :factors], np.ones(items)])
+        found = vectors_of(learned, ITEM)[:, :factors]
+        known = np.column_stack([found, np.ones(items)])
         rest = style - known @ np.linalg.lstsq(known, style, rcond=None)[0]
         assert (rest.var(axis=0) / style.var(axis=0)).max() < 0.25
 
@@ -294,8 +294,8 @@ def test_an_item_is_of_the_category_whose_lovers_click_it() -> None:
     learned = learn_tastes(
         events_table(rows), people_table(30), catalogue(categories), CATEGORIES, PARAMS
     )
-    items = [one["vector"] for one in learned.to_pylist() if one["entity_type"] == ITEM]
-    category, share = np.array(items)[:, PARAMS.factors + 1 :][:, :2].T
+    items = vectors_of(learned, ITEM)
+    category, share = items[:, PARAMS.factors + 1 :][:, :2].T
     assert [CATEGORIES[int(one)] for one in category[:24]] == categories[:24]
     assert CATEGORIES[int(category[24])] == "b"
     assert share[24] > 0.5
