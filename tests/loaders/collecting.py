@@ -15,7 +15,7 @@ from feedloop.server import running
 from feedloop.settings import Settings
 from loaders.collector import create_app
 from loaders.log import open_log
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 
 COLLECT = {"X-API-Key": "dev-collect"}
 WRITE = {"X-API-Key": "dev-write"}

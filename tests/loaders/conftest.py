@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -17,8 +17,8 @@ from feedloop.settings import Settings, from_environment
 from loaders.iceberg import ensure_tables, open_catalog, open_table
 from loaders.loader import Loader
 from loaders.log import create_topics, open_log
-
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+from tests.loaders.collecting import serving
+from tests.loaders.sending import NOW, event, send
 
 
 @pytest.fixture
@@ -41,8 +41,6 @@ def log(settings: Settings, clock: FixedClock) -> Iterator[EventLog]:
 @pytest.fixture
 def client(settings: Settings, clock: FixedClock) -> Iterator[httpx.Client]:
     """Of a collector on a log of its own."""
-    from tests.loaders.collecting import serving  # which needs NOW from here
-
     with serving(settings, clock) as client:
         yield client
 
@@ -80,8 +78,6 @@ def loader(settings: Settings, catalog: Catalog, log: EventLog) -> Loader:
 def loaded(loader: Loader, log: EventLog, settings: Settings) -> Loader:
     """Six commits of three events, on two days, each event later by a minute,
     the batches in reverse."""
-    from tests.loaders.sending import event, send  # which needs NOW from here
-
     chance = random.Random(5)
     for batch in reversed(range(6)):
         day = timedelta(days=batch % 2)

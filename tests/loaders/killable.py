@@ -10,7 +10,7 @@ from feedloop.settings import from_environment
 from loaders.iceberg import open_catalog
 from loaders.loader import Loader
 from loaders.log import open_log
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 
 
 def load_until_done(home: str, batch: int, started: Event) -> None:

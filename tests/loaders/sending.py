@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,8 +12,9 @@ from feedloop.contracts.log import EventLog, Message
 from feedloop.settings import Settings
 from loaders.iceberg import open_catalog, open_table
 from loaders.loader import LoadReport
-from tests.loaders.conftest import NOW
 
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+"""What the clock says, unless a test moves it."""
 TOPIC = "t1.events"
 
 

@@ -31,8 +31,7 @@ from tests.loaders.collecting import (
     serving,
     stored,
 )
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event_ids, rows
+from tests.loaders.sending import NOW, event_ids, rows
 
 # --- events ------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from feedloop.settings import Settings, from_environment
 from loaders.decode import decoder
 from loaders.log import open_log
 from tests.loaders.collecting import EVENT, ITEM, USER, WRITE, serving
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 
 STREAMS = {"events": EVENT, "items": ITEM, "users": USER}
 ENCODINGS = st.sampled_from([*[""] * 9, "identity", "gzip", "GZIP", "deflate", "x, y"])

@@ -31,10 +31,9 @@ from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
 from loaders.maintenance import maintain
 from tests.loaders.commands import feedloop
-from tests.loaders.conftest import NOW
 from tests.loaders.dying import EVERY_COMMIT, killed_after
 from tests.loaders.maintained import later
-from tests.loaders.sending import event, event_ids, message, rows, send
+from tests.loaders.sending import NOW, event, event_ids, message, rows, send
 from tests.support.kafka_broker import KafkaBroker
 
 PROJECT = Path(__file__).parents[2]

@@ -23,8 +23,7 @@ from loaders.day_files import DayFiles
 from loaders.event_index import EventIndex, Hashes, hashes_of
 from loaders.iceberg import open_table
 from loaders.loader import Loader
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event, event_ids, send
+from tests.loaders.sending import NOW, event, event_ids, send
 
 
 def numbers(*values: int) -> Hashes:

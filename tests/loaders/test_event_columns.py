@@ -15,8 +15,7 @@ from feedloop.contracts.lists import RequestSigner, rec_id
 from feedloop.contracts.seeds import read_event_types
 from feedloop.settings import from_environment
 from loaders.event_columns import EventColumns
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event
+from tests.loaders.sending import NOW, event
 
 NOW_MS = int(NOW.timestamp() * 1000)
 SKEW = timedelta(hours=1)

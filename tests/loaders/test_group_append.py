@@ -10,7 +10,7 @@ import pytest
 from feedloop.contracts.log import Message
 from loaders import group_append
 from loaders.group_append import GroupAppend
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 
 
 class Unwatched:

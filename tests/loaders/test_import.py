@@ -1,4 +1,4 @@
-"""Files of one's own: what is imported, what is refused, what is proposed."""
+"""Files of one's own: what is imported and what is refused."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from feedloop.contracts.log import Message
 from feedloop.errors import PartlyStored
 from loaders import kafka_append, kafka_batches
 from loaders.kafka_log import KafkaLog
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 from tests.support.kafka_broker import KafkaBroker
 
 NONE, LZ4 = 0, 3

@@ -20,7 +20,7 @@ from feedloop.contracts.log import Record
 from feedloop.errors import LogUnavailable
 from loaders.kafka_clients import PINNED
 from loaders.kafka_log import KafkaLog
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 from tests.support.kafka_broker import KafkaBroker
 
 NOW_MS = int(NOW.timestamp() * 1000)

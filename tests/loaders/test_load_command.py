@@ -18,8 +18,7 @@ from feedloop.settings import Settings
 from loaders.loader import load_all
 from loaders.log import create_topics, open_log
 from tests.loaders.commands import feedloop, lines, start
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event, event_ids, send
+from tests.loaders.sending import NOW, event, event_ids, send
 
 
 def test_nothing_to_load_is_said_and_no_failure(settings: Settings) -> None:

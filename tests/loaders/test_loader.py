@@ -24,8 +24,16 @@ from loaders.decode import decoder
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import TOPIC, counts, event, event_ids, message, rows, send
+from tests.loaders.sending import (
+    NOW,
+    TOPIC,
+    counts,
+    event,
+    event_ids,
+    message,
+    rows,
+    send,
+)
 from tests.support.kafka_broker import KafkaBroker
 
 # --- what a row is -----------------------------------------------------------

@@ -19,10 +19,9 @@ from feedloop.settings import Settings
 from loaders.iceberg import Fence, FencedAppend, committed
 from loaders.iceberg import open_table as open_raw_table
 from loaders.loader import Loader
-from tests.loaders.conftest import NOW
 from tests.loaders.dying import Killed
 from tests.loaders.killable import load_until_done
-from tests.loaders.sending import TOPIC, counts, event, event_ids, rows, send
+from tests.loaders.sending import NOW, TOPIC, counts, event, event_ids, rows, send
 
 FAULTS = ["before the dead letters", "before the rows", "after the rows"]
 

@@ -28,7 +28,7 @@ from feedloop.settings import Settings, from_environment
 from loaders.file_log import FileLog
 from loaders.kafka_log import KafkaLog
 from loaders.log import create_topics, open_log
-from tests.loaders.conftest import NOW
+from tests.loaders.sending import NOW
 from tests.support.kafka_broker import KafkaBroker
 
 T = TypeVar("T")

@@ -33,9 +33,8 @@ from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
 from loaders.losses import Losses
 from tests.loaders.commands import feedloop
-from tests.loaders.conftest import NOW
 from tests.loaders.dying import Killed, killed_after
-from tests.loaders.sending import event, event_ids, rows, send
+from tests.loaders.sending import NOW, event, event_ids, rows, send
 from tests.support.kafka_broker import KafkaBroker
 
 TOPIC = "t1.events"

@@ -32,9 +32,8 @@ from loaders.iceberg import (
 )
 from loaders.loader import Loader, load_all
 from loaders.maintenance import maintain
-from tests.loaders.conftest import NOW
 from tests.loaders.maintained import files, later, on_disk
-from tests.loaders.sending import event, event_ids, rows, send
+from tests.loaders.sending import NOW, event, event_ids, rows, send
 
 
 def test_every_raw_table_is_compacted(

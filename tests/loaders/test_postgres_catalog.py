@@ -20,8 +20,7 @@ from loaders.iceberg import ensure_tables, open_catalog
 from loaders.loader import Loader, load_all
 from loaders.log import create_topics, open_log
 from loaders.maintenance import maintain
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event, event_ids, send
+from tests.loaders.sending import NOW, event, event_ids, send
 from tests.support import children
 from tests.support.kafka_broker import free_ports
 from tests.support.postgres import Postgres

@@ -25,8 +25,7 @@ from loaders.loader import Loader
 from loaders.log import create_topics, open_log
 from loaders.readers import Readers, shared_out
 from loaders.reading import Offsets, Part, PartReader, Reading
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event, rows, send
+from tests.loaders.sending import NOW, event, rows, send
 
 PARTITIONS = 5
 EVENTS = 300

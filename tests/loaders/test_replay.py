@@ -20,9 +20,8 @@ from loaders.iceberg import open_catalog, open_table
 from loaders.loader import Loader, load_all
 from loaders.replay import Replay
 from tests.loaders.commands import feedloop
-from tests.loaders.conftest import NOW
 from tests.loaders.dying import killed_after
-from tests.loaders.sending import event, event_ids, message, rows
+from tests.loaders.sending import NOW, event, event_ids, message, rows
 from tests.support.kafka_broker import KafkaBroker
 
 HOUR = timedelta(hours=1)

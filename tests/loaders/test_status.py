@@ -18,8 +18,7 @@ from loaders.iceberg import open_catalog
 from loaders.loader import load_all
 from loaders.losses import Losses
 from tests.loaders.commands import feedloop
-from tests.loaders.conftest import NOW
-from tests.loaders.sending import event, message, send
+from tests.loaders.sending import NOW, event, message, send
 from tests.support.kafka_broker import KafkaBroker, free_ports
 
 
