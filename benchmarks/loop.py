@@ -1,14 +1,17 @@
 """The whole loop for weeks of simulated days, with exploration and without.
 
 Events over HTTP, loader, nightly dbt build, export, serving API, and people
-who react to what they are shown: as in `make demo`, twice, on the same people
-and with the same draws. The second time no slot is given to exploration.
+who react to what they are shown: as in `make demo`, twice side by side, on the
+same people and with the same draws. One of the two gives no slot to exploration.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -41,6 +44,18 @@ from tests.support.project_copy import copy_project
 DAYS, WEEK, PEOPLE = 21, 7, 6000
 QUICK_DAYS, QUICK_PEOPLE = 2, 60
 SEED = 1
+EXPLORING, WITHOUT = "exploring", "without"
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What an arm leaves: each day's clicks, those that were to be expected,
+    where the last days lost some, and how long it took."""
+
+    clicked: list[Scores]
+    expected: Sequence[Scores]
+    losses: dict[str, float]
+    seconds: float
 
 
 def without_exploration(project: Path) -> None:
@@ -55,10 +70,10 @@ def without_exploration(project: Path) -> None:
     pyarrow.csv.write_csv(seed, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
 
 
-def _lived(folder: Path, days: int, people: int, *, exploring: bool) -> Demo:
-    """The days, lived in ``folder``; counted at both ends."""
+def _lived(folder: Path, days: int, people: int) -> Lived:
+    """The days, lived in ``folder``, which says how; counted at both ends."""
     project = copy_project(folder / "project")
-    if not exploring:
+    if folder.name == WITHOUT:
         without_exploration(project)
     home = folder / "home"
     settings = from_environment(
@@ -68,19 +83,22 @@ def _lived(folder: Path, days: int, people: int, *, exploring: bool) -> Demo:
         demo = Demo(settings, days, people, SEED, Console(quiet=True))
         with running(settings, home / "logs", lock) as processes:
             fail_where_they_differ(demo.run(processes).checks)
-    return demo
+    return Lived(
+        clicked=demo.scores,
+        expected=expected_scores(demo),
+        losses=loss(demo, min(WEEK, days)),
+        seconds=sum(demo.seconds.values()),
+    )
 
 
-def _arms(demo: Demo, last: int) -> dict[str, ArmFigures]:
-    return figures("", total(demo.scores[-last:]), SEED).arms
+def _arms(lived: Lived, last: int) -> dict[str, ArmFigures]:
+    return figures("", total(lived.clicked[-last:]), SEED).arms
 
 
 def _gain(
     key: str, scores: Mapping[str, Sequence[Scores]], last: int, of: str, goal: str = ""
 ) -> list[Figure]:
-    exploring, without = (
-        total(scores[arm][-last:]) for arm in ("exploring", "without")
-    )
+    exploring, without = (total(scores[arm][-last:]) for arm in (EXPLORING, WITHOUT))
     found = gain(exploring, without, SEED)
     meaning = f"last {last} days: {of} with exploration over without, less 1"
     return [
@@ -94,22 +112,22 @@ def _gain(
 def main(quick: bool) -> list[Figure]:
     """21 days of lists, clicks and better lists, beside an oracle."""
     days, people = (QUICK_DAYS, QUICK_PEOPLE) if quick else (DAYS, PEOPLE)
-    demos = {}
-    losses: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name:
-        for arm, exploring in {"exploring": True, "without": False}.items():
-            demos[arm] = _lived(Path(name) / arm, days, people, exploring=exploring)
-            if exploring:
-                losses = loss(demos[arm], min(WEEK, days))
-            console.print(
-                f"{arm}: {days} days in {sum(demos[arm].seconds.values()):.0f} s"
-            )
+    lived = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="feedloop-bench-") as name,
+        ProcessPoolExecutor(2, get_context("spawn")) as pool,
+    ):
+        living = {
+            arm: pool.submit(_lived, Path(name) / arm, days, people)
+            for arm in (EXPLORING, WITHOUT)
+        }
+        for arm, future in living.items():
+            lived[arm] = future.result()
+            console.print(f"{arm}: {days} days in {lived[arm].seconds:.0f} s")
     week = min(WEEK, days)
-    lately = {
-        arm: row.ctr.value for arm, row in _arms(demos["exploring"], week).items()
-    }
-    clicked = {arm: demo.scores for arm, demo in demos.items()}
-    expected = {arm: expected_scores(demo) for arm, demo in demos.items()}
+    lately = {arm: row.ctr.value for arm, row in _arms(lived[EXPLORING], week).items()}
+    clicked = {arm: one.clicked for arm, one in lived.items()}
+    expected = {arm: one.expected for arm, one in lived.items()}
     return [
         Figure("people", people, "simulated, and more who sign up each day"),
         Figure(
@@ -134,7 +152,7 @@ def main(quick: bool) -> list[Figure]:
         ),
         Figure(
             "ctr.without_exploration",
-            _arms(demos["without"], week)[PIPELINE].ctr.value,
+            _arms(lived[WITHOUT], week)[PIPELINE].ctr.value,
             f"last {week} days",
         ),
         *(
@@ -143,7 +161,7 @@ def main(quick: bool) -> list[Figure]:
                 value,
                 f"last {week} days; expected clicks over the oracle's",
             )
-            for name, value in losses.items()
+            for name, value in lived[EXPLORING].losses.items()
         ),
     ]
 

@@ -5,10 +5,12 @@ stand (``recommender.rerank``). Its item is drawn from a pool of the user's
 remaining candidates with few impressions: first the ones within reach, then those
 with the highest upper confidence bound of a click by this user. On the scale of
 log-odds that bound is what the ranker expects of the user and the item, plus
-``explore_width`` standard deviations of what is known of the item. (Without a
-ranker, or for people of whom nothing is known, the order says nothing about
-clicks, and the item's own log-odds are added to it.) With B the bounds
-of the pool, T the temperature and f the floor, an item's chance is
+``explore_width`` standard deviations of what is known of the item. An item whose
+bound is below that of the best that could stand there instead has nothing to
+promise and stays out. (Without a ranker, or for people of whom nothing is known,
+the order says nothing about clicks: the item's own log-odds are added to it, and
+nothing stays out.) With B the bounds of the pool, T the temperature and f the
+floor, an item's chance is
 
     (1 - f) softmax(B / T) + f / |pool|
 
@@ -69,13 +71,14 @@ class _Order:
 
     All (users, as many as the pools of all slots can ask for): which there are (the
     others have too many impressions), their cells in (users, columns of the grid)
-    and those of their categories in (users, categories), their weights in a draw and
-    their click-through.
+    and those of their categories in (users, categories), their bounds, their weights
+    in a draw and their click-through.
     """
 
     known: Bools
     cells: Ints
     categories: Ints
+    bounds: Doubles
     weights: Doubles
     rates: Doubles
 
@@ -86,6 +89,7 @@ class _Order:
             self.known[part],
             self.cells[part],
             self.categories[part],
+            self.bounds[part],
             self.weights[part],
             self.rates[part],
         )
@@ -118,14 +122,16 @@ def explore(
     build: Build,
     noise: Keys,
     floor: Doubles,
+    *,
+    learned: bool,
 ) -> tuple[Lists, Explored]:
     """Lists with their slots filled, and how each item came to its position.
 
     ``length`` and ``cap``: as in ``choose``. ``bounds`` (candidates,):
     ``upper_bounds``. ``noise``: one random 64-bit number a user; ``floor``
-    (users,): f. A slot prefers items whose category has room in its block. Where
-    no candidate with few impressions is left, the best remaining one takes the
-    slot, with probability 1.
+    (users,): f; ``learned``: as in ``upper_bounds``. A slot prefers items whose
+    category has room in its block. Where the pool is empty, the best remaining
+    candidate takes the slot, with probability 1.
     """
     told = nothing_explored(len(grid.at), length)
     if len(candidates) == 0:
@@ -141,13 +147,17 @@ def explore(
         roomy = left & ~full.ravel().take(offered.categories)
         some_roomy: Bools = np.any(roomy, axis=1)
         allowed = np.where(some_roomy[:, None], roomy, left)
+        best = _best(grid, free, full, rows)
+        if learned:
+            bar = bounds.take(grid.at[rows, best])
+            allowed &= offered.bounds >= bar[:, None]
         count = allowed.sum(axis=1)
         chance = chances(offered.weights, allowed, floor[rows])
         drawn = _draw(chance, uniform(noise[rows], position // BLOCK))
         cell = (np.arange(len(rows)), drawn)
         chosen: Ints = offered.cells[cell] - rows * grid.at.shape[1]
         some = count > 0
-        chosen[~some] = _best(grid, free, full, rows[~some])
+        chosen[~some] = best[~some]
         at = rows[some]
         told.explored[at, position] = True
         told.pool_sizes[at, position] = count[some]
@@ -252,6 +262,7 @@ def _order(
         known=known,
         cells=cells,
         categories=category + row * grid.categories,
+        bounds=bounds,
         weights=weights_of(bounds, build.params.explore_temperature),
         rates=np.where(known, build.click_through.take(item), 0),
     )

@@ -66,7 +66,7 @@ def rank(
         bounds = upper_bounds(candidates, scores, build, learned=learned)
         floor = floors(users, build)
         lists, drawn = explore(
-            grid, length, cap, candidates, bounds, build, noise, floor
+            grid, length, cap, candidates, bounds, build, noise, floor, learned=learned
         )
     else:
         lists = choose(grid, length, cap)
