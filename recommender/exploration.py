@@ -6,11 +6,11 @@ remaining candidates with few impressions: first the ones within reach, then tho
 with the highest upper confidence bound of a click by this user. On the scale of
 log-odds that bound is what the ranker expects of the user and the item, plus
 ``explore_width`` standard deviations of what is known of the item. An item whose
-bound is below that of the best that could stand there instead has nothing to
-promise and stays out. (Without a ranker, or for people of whom nothing is known,
-the order says nothing about clicks: the item's own log-odds are added to it, and
-nothing stays out.) With B the bounds of the pool, T the temperature and f the
-floor, an item's chance is
+bound is below that of the best that could stand there instead stays out, for even
+if it is as good as one may hope it earns less. (Without a ranker, or for people of
+whom nothing is known, the order says nothing about clicks: the item's own log-odds
+are added to it, and nothing stays out.) With B the bounds of the pool, T the
+temperature and f the floor, an item's chance is
 
     (1 - f) softmax(B / T) + f / |pool|
 
@@ -21,7 +21,7 @@ build) and the slot.
 
 Within reach of a user are, besides what the sources bring, a few items with few
 impressions: a stretch of all of them that begins at a place drawn for the user.
-So each has its chance of being seen, even where no source brings it to anyone.
+So each is weighed for some people, even where no source brings it to anyone.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class KernelParams(msgspec.Struct, frozen=True, kw_only=True):
     explore_pool: Annotated[int, Meta(ge=1, le=1000)] = 50
     explore_reach: Annotated[int, Meta(ge=0, le=100)] = 10
     explore_prior: Annotated[float, Meta(gt=0)] = 60.0
-    explore_width: Annotated[float, Meta(ge=0)] = 1.0
+    explore_width: Annotated[float, Meta(ge=0)] = 0.5
     explore_temperature: Annotated[float, Meta(gt=0)] = 0.05
     explore_floor: Annotated[float, Meta(gt=0, le=1)] = 0.02
     explore_floor_unsure: Annotated[float, Meta(gt=0, le=1)] = 0.1
