@@ -14,6 +14,7 @@ from tests.recommender.worlds import (
     items_table,
     make_build,
     random_world,
+    ranked_world,
     surface,
     users_batch,
     vectors_table,
@@ -136,6 +137,38 @@ def test_the_floor_holds_and_all_else_is_certain(tmp_path: Path) -> None:
             else:
                 assert source != EXPLORE
                 assert chance == 1
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 1000.0])
+def test_what_can_not_be_better_than_the_next_best_is_not_explored(
+    tmp_path: Path, width: float
+) -> None:
+    """Where a ranker says what is better, the slot's item is the best one that is
+    left, or has a bound as high as that one's, which then leads the next block.
+    With bounds high enough all slots explore."""
+    build, users = ranked_world(
+        tmp_path,
+        surface(length=20, explore=1),
+        params=KernelParams(explore_width=width),
+    )
+    uncertainty = dict(
+        zip(build.item_ids.to_pylist(), build.uncertainty.tolist(), strict=True)
+    )
+    explored = []
+    for row in ListKernel(build).lists(users, "home").to_pylist():
+        score, next_score = (row["scores"][at] for at in (SLOT, SLOT + 3))
+        bound, next_bound = (
+            one + width * uncertainty[row["item_ids"][at]]
+            for one, at in ((score, SLOT), (next_score, SLOT + 3))
+        )
+        explored.append(row["sources"][SLOT] == EXPLORE)
+        assert score >= next_score or (explored[-1] and bound >= next_bound)
+        if not explored[-1]:
+            assert row["propensities"][SLOT] == row["pool_sizes"][SLOT] == 1
+    if width == 1000:
+        assert all(explored)
+    else:
+        assert 0 < sum(explored) < len(explored)
 
 
 def test_where_everything_is_well_known_the_best_takes_the_slot(

@@ -22,38 +22,17 @@ from recommender.embeddings import (
 from recommender.explanations import EXPLAINED
 from recommender.kernel import TRAINING_COLUMNS, ListKernel, rebatched
 from recommender.params import KernelParams
-from recommender.ranking import RankerParams, train_ranker
 from tests.recommender.worlds import (
     items_table,
     make_build,
     no_vectors,
     random_world,
+    ranked_world,
     surface,
     users_batch,
 )
 
 HOME = surface(length=20, explore=1, cap=8)
-
-
-def ranked_world(folder: Path, **options: object) -> tuple[Build, pa.RecordBatch]:
-    """A random world with a ranker trained on its own candidates."""
-    plain, users = random_world(folder, surfaces=[HOME], **options)
-    kernel = ListKernel(plain)
-    positives = pa.table(
-        {
-            "user_id": users["user_id"],
-            "item_id": [
-                row["item_ids"][at % 5]
-                for at, row in enumerate(kernel.lists(users, "home").to_pylist())
-            ],
-        }
-    )
-    examples = kernel.candidates_for_training(users, positives)
-    ranker = train_ranker(
-        examples, plain.feature_names, RankerParams(rounds=10, num_threads=1), seed=0
-    )
-    assert ranker is not None
-    return random_world(folder, surfaces=[HOME], ranker=ranker.bytes, **options)
 
 
 @pytest.fixture(scope="module", params=["exact", "index"])
@@ -63,7 +42,8 @@ def world(
     params = KernelParams(
         candidates=50, exact_up_to=0 if request.param == "index" else 1000
     )
-    return ranked_world(tmp_path_factory.mktemp(request.param), params=params)
+    folder = tmp_path_factory.mktemp(request.param)
+    return ranked_world(folder, HOME, params=params)
 
 
 def lists_of(kernel: Kernel, users: pa.RecordBatch) -> pa.RecordBatch:

@@ -16,7 +16,9 @@ from recommender.arrays import Doubles, vectors
 from recommender.build import Build, open_model, ranked_features
 from recommender.build_writer import model_version_of, write_model
 from recommender.ease import WEIGHTS
+from recommender.kernel import ListKernel
 from recommender.params import KernelParams
+from recommender.ranking import RankerParams, train_ranker
 from recommender.taste_vectors import BESIDE_FACTORS
 from recommender.tastes import TASTES
 
@@ -221,3 +223,26 @@ def random_world(
             }
         rows.append(row)
     return made, users_batch(rows)
+
+
+def ranked_world(
+    folder: Path, where: Surface, **build: Any
+) -> tuple[Build, pa.RecordBatch]:
+    """A random world with a ranker trained on its own candidates."""
+    plain, users = random_world(folder, surfaces=[where], **build)
+    kernel = ListKernel(plain)
+    positives = pa.table(
+        {
+            "user_id": users["user_id"],
+            "item_id": [
+                row["item_ids"][at % 5]
+                for at, row in enumerate(kernel.lists(users, "home").to_pylist())
+            ],
+        }
+    )
+    examples = kernel.candidates_for_training(users, positives)
+    ranker = train_ranker(
+        examples, plain.feature_names, RankerParams(rounds=10, num_threads=1), seed=0
+    )
+    assert ranker is not None
+    return random_world(folder, surfaces=[where], ranker=ranker.bytes, **build)
