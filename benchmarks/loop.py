@@ -50,7 +50,8 @@ EXPLORING, WITHOUT = "exploring", "without"
 @dataclass(frozen=True)
 class Lived:
     """What an arm leaves: each day's clicks, those that were to be expected,
-    where the last days lost some, and how long it took."""
+    where the last days lost some (asked of the exploring one), and how long it
+    took."""
 
     clicked: list[Scores]
     expected: Sequence[Scores]
@@ -70,10 +71,10 @@ def without_exploration(project: Path) -> None:
     pyarrow.csv.write_csv(seed, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
 
 
-def _lived(folder: Path, days: int, people: int) -> Lived:
-    """The days, lived in ``folder``, which says how; counted at both ends."""
+def _lived(folder: Path, days: int, people: int, *, exploring: bool) -> Lived:
+    """The days, lived in ``folder``; counted at both ends."""
     project = copy_project(folder / "project")
-    if folder.name == WITHOUT:
+    if not exploring:
         without_exploration(project)
     home = folder / "home"
     settings = from_environment(
@@ -86,7 +87,7 @@ def _lived(folder: Path, days: int, people: int) -> Lived:
     return Lived(
         clicked=demo.scores,
         expected=expected_scores(demo),
-        losses=loss(demo, min(WEEK, days)),
+        losses=loss(demo, min(WEEK, days)) if exploring else {},
         seconds=sum(demo.seconds.values()),
     )
 
@@ -118,7 +119,9 @@ def main(quick: bool) -> list[Figure]:
         ProcessPoolExecutor(2, get_context("spawn")) as pool,
     ):
         living = {
-            arm: pool.submit(_lived, Path(name) / arm, days, people)
+            arm: pool.submit(
+                _lived, Path(name) / arm, days, people, exploring=arm == EXPLORING
+            )
             for arm in (EXPLORING, WITHOUT)
         }
         for arm, future in living.items():
