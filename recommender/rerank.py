@@ -167,7 +167,8 @@ class _Pool:
         found: list[tuple[Ints, Ints]] = []
         open_ = np.flatnonzero(wanted)
         lacking = wanted[open_]
-        start, width = int(free.argmax(axis=1).min(initial=0)), 4 * BLOCK
+        start = int(free.argmax(axis=1).min(initial=free.shape[1]))
+        width = 4 * BLOCK
         while len(open_) and start < free.shape[1]:
             part = slice(start, start + width)
             rows = whole(open_, len(free))

@@ -188,6 +188,27 @@ def test_where_everything_is_well_known_the_best_takes_the_slot(
     assert row["item_ids"][SLOT] == "i0009"
 
 
+@pytest.mark.parametrize(
+    ("others", "expected"), [(["b"] * 5 + ["c"] * 5, "i0066"), (["b"] * 10, "i0005")]
+)
+def test_the_best_with_room_takes_the_slot_however_far_down_it_is(
+    tmp_path: Path, others: list[str], expected: str
+) -> None:
+    """Four of the 60 best, all of one category, and four of the next fill a block
+    to its ninth; where no third category has room, the best of all goes on."""
+    build = make_build(
+        tmp_path,
+        items_table(
+            70, categories=["a"] * 60 + others, item_impressions_30d=[5000.0] * 70
+        ),
+        surfaces=[surface(length=10, explore=1, cap=4)],
+    )
+    users = users_batch([{"user_id": "u"}])
+    row = ListKernel(build).lists(users, "home").to_pylist()[0]
+    assert row["item_ids"][:4] == ["i0000", "i0001", "i0002", "i0003"]
+    assert row["item_ids"][SLOT] == expected
+
+
 def test_a_slot_prefers_a_category_with_room(tmp_path: Path) -> None:
     # unknown items are of both categories; a block holds at most five of "a"
     shown = [5000.0] * 20 + [0.0] * 8
