@@ -35,6 +35,7 @@ LONE_PER_S = 20  # so few that none meets another
 CONNECTIONS = 32
 HUNG_CONNECTIONS = 200
 BACK_S = 60.0
+STOP_S = 30
 TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -93,7 +94,7 @@ class _Server(NamedTuple):
 def _collector(settings: Settings) -> Iterator[_Server]:
     command = [sys.executable, "-m", "feedloop", "collect", "--port", "0"]
     with subprocess.Popen(
-        ending_with_parent(command),
+        ending_with_parent(command, STOP_S),
         env=os.environ | to_environment(settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

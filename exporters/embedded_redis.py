@@ -36,7 +36,7 @@ from feedloop.telemetry import log_event
 SOCKET_PATH_BYTES = 103
 """Longest path of a unix socket on every platform."""
 START_S = 30.0
-STOP_S = 60.0
+STOP_S = 60
 RETRY_S = 1.0
 POLL_S = 0.02
 
@@ -196,7 +196,7 @@ class _Keeper:
             self.socket_path.unlink(missing_ok=True)
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    ending_with_parent(command),
+                    ending_with_parent(command, STOP_S),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
