@@ -224,13 +224,15 @@ class _Keeper:
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
-        process.stdin.close()
+        process.terminate()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             log_event("store", "embedded server killed", waited_s=STOP_S)
             process.kill()
             process.wait()
+        # only now, so that nothing is left to wait for the server's end
+        process.stdin.close()
         if self.socket_path.parent != self._folder:
             shutil.rmtree(self.socket_path.parent, ignore_errors=True)
 
