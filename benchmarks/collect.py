@@ -35,7 +35,6 @@ LONE_PER_S = 20  # so few that none meets another
 CONNECTIONS = 32
 HUNG_CONNECTIONS = 200
 BACK_S = 60.0
-STOP_S = 30
 TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -94,7 +93,7 @@ class _Server(NamedTuple):
 def _collector(settings: Settings) -> Iterator[_Server]:
     command = [sys.executable, "-m", "feedloop", "collect", "--port", "0"]
     with subprocess.Popen(
-        ending_with_parent(command, STOP_S),
+        ending_with_parent(command),
         env=os.environ | to_environment(settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

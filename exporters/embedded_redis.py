@@ -36,7 +36,7 @@ from feedloop.telemetry import log_event
 SOCKET_PATH_BYTES = 103
 """Longest path of a unix socket on every platform."""
 START_S = 30.0
-STOP_S = 60
+STOP_S = 60.0
 RETRY_S = 1.0
 POLL_S = 0.02
 
@@ -196,7 +196,7 @@ class _Keeper:
             self.socket_path.unlink(missing_ok=True)
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    ending_with_parent(command, STOP_S),
+                    ending_with_parent(command),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -224,15 +224,13 @@ class _Keeper:
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
-        process.terminate()
+        process.stdin.close()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             log_event("store", "embedded server killed", waited_s=STOP_S)
             process.kill()
             process.wait()
-        # only now, so that nothing is left to wait for the server's end
-        process.stdin.close()
         if self.socket_path.parent != self._folder:
             shutil.rmtree(self.socket_path.parent, ignore_errors=True)
 

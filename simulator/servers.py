@@ -20,7 +20,7 @@ from feedloop.processes import ending_with_parent
 from feedloop.settings import PREFIX, Settings, to_environment
 
 START_S = 60.0
-STOP_S = 30
+STOP_S = 30.0
 BACK_S = 0.2
 LOAD_EVERY = "3s"
 ANNOUNCEMENT = "listening on "
@@ -40,9 +40,8 @@ def _start(
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
     }
-    command = [sys.executable, "-m", "feedloop", *arguments]
     return subprocess.Popen(
-        ending_with_parent(command, STOP_S),
+        ending_with_parent([sys.executable, "-m", "feedloop", *arguments]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=output,
